@@ -30,7 +30,7 @@ class ClipSpec:
         positions: start frame of clip i of K over the free span ``delta = video frames - clip span``:
             ``"ends"`` is ``delta * i / (K - 1)`` (mmaction2; the last clip reaches the end; the middle when K = 1),
             ``"segments"`` is ``delta * i / K`` (SlowFast, pytorchvideo); both rounded down.
-        short_video: what a video shorter than the clip does: ``"loop"`` starts again, ``"clamp"`` repeats the last frame.
+        short_video: for a video shorter than the clip: ``"loop"`` starts over, ``"clamp"`` repeats its last frame.
         mean: per channel R, G, B, of pixels scaled to [0, 1].
         std: per channel R, G, B, of pixels scaled to [0, 1].
     """

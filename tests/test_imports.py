@@ -1,0 +1,98 @@
+"""The direction of imports, as a picture of the project: who may know whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "videogn"
+
+# room -> the rooms of this package that it may import
+ALLOWED = {
+    "errors": set(),
+    "spec": set(),
+    "norms": set(),
+    "blocks": set(),
+    "i3d": {"blocks", "norms"},
+    "cost": set(),
+    "optim": {"norms"},
+    "evaluation": set(),
+    "checkpoint": {"errors", "spec"},
+    "data": {"errors", "spec"},
+    "module": {"blocks", "checkpoint", "data.transforms", "errors", "evaluation", "i3d", "norms", "optim", "spec"},
+    "callbacks": {"cost", "norms"},
+    "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "module"},
+    "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module"},
+    "cli": {"data.demo", "errors", "inference", "training_cli"},
+}
+LIGHTNING = {"module", "data.datamodule", "callbacks", "training_cli"}
+CODECS = {"data.decode", "data.demo"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules a file imports at run time; imports for type checkers alone do not count."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def files() -> dict[str, Path]:
+    """Dotted name inside the package -> file, without the package's own entry points."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).as_posix() not in ("__init__.py", "__main__.py")
+    }
+
+
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+def is_in(name: str, rooms: set[str]) -> bool:
+    return any(name == r or name.startswith((f"{r}.", f"{r}_")) for r in rooms)
+
+
+def test_every_file_is_in_a_room():
+    assert {room(name) for name in files()} == set(ALLOWED)
+
+
+def test_imports_go_one_way():
+    names = set(files())
+    for name, path in files().items():
+        inside = {m.removeprefix("videogn.") for m in imports(path) if m.startswith("videogn.")} & names
+        wrong = {m for m in inside if room(m) != room(name) and not is_in(m, ALLOWED[room(name)])}
+        assert not wrong, f"{name} imports {wrong}"
+
+
+def test_lightning_and_codecs_stay_in_their_rooms():
+    for name, path in files().items():
+        roots = {m.split(".")[0] for m in imports(path)}
+        assert not roots & {"lightning", "pytorch_lightning"} or is_in(name, LIGHTNING), name
+        assert not roots & {"av", "decord", "torchcodec"} or is_in(name, CODECS), name
+        assert "scripts" not in roots, name
+        if room(name) == "norms":
+            assert roots <= {*sys.stdlib_module_names, "torch", "videogn"}, (name, roots)
+
+
+def test_help_and_the_index_do_without_torch():
+    for statement in (
+        "from videogn.cli import _parser; _parser().format_help()",
+        "import videogn.spec, videogn.errors, videogn.data.index",
+    ):
+        code = f"{statement}; import sys; assert 'torch' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code], check=True)

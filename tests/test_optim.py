@@ -1,0 +1,89 @@
+"""Recipes: decay groups, schedule and learning rate against their formulas."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from videogn import i3d_resnet, make_norm
+from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, parameter_groups, peak_lr
+
+
+def test_norm_parameters_have_their_own_decay_for_every_kind_of_norm():
+    for norm in ("bn", "gn", "ln"):
+        kwargs = {"num_groups": 4} if norm == "gn" else None
+        net = i3d_resnet(num_classes=3, width=8, norm=norm, norm_kwargs=kwargs)
+        rest, norms = parameter_groups(net, Recipe(weight_decay=1e-4, norm_weight_decay=0.0))
+        assert (rest["weight_decay"], norms["weight_decay"]) == (1e-4, 0.0)
+        assert len(norms["params"]) == 2 * 53
+        assert all(p.ndim == 1 for p in norms["params"])
+        assert sorted(p.ndim for p in rest["params"])[:2] == [1, 2]  # the classifier's bias and weight
+    net = torchvision.models.resnet18(weights=None)
+    assert len(parameter_groups(net, Recipe())[1]["params"]) == 2 * 20
+
+
+def test_frozen_norms_are_left_out():
+    net = nn.Sequential(nn.Conv3d(3, 4, 1), make_norm("frozen_bn")(4))
+    groups = parameter_groups(net, Recipe())
+    assert [len(g["params"]) for g in groups] == [2]
+
+
+def test_step_schedule_is_the_protocols():
+    """lr 0.01, divided by 10 every 150k of 400k iterations."""
+    recipe = Recipe()
+    found = [recipe.lr * lr_factor(recipe, step, 400_000) for step in (0, 149_999, 150_000, 299_999, 300_000, 399_999)]
+    assert found == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+
+
+def test_cosine_with_warmup_is_slowfasts():
+    """34 of 196 epochs from 0.01 to the cosine's own value there, base 0.1."""
+    recipe = Recipe(lr=0.1, schedule="cosine", warmup=34 / 196, warmup_start=0.1)
+    steps = 196 * 100
+
+    def slowfast(epoch):
+        if epoch < 34:
+            end = 0.1 * (math.cos(math.pi * 34 / 196) + 1) * 0.5
+            return 0.01 + (end - 0.01) * epoch / 34
+        return 0.1 * (math.cos(math.pi * epoch / 196) + 1) * 0.5
+
+    for epoch in (0, 1.5, 33.99, 34, 100, 195):
+        assert 0.1 * lr_factor(recipe, round(epoch * 100), steps) == pytest.approx(slowfast(epoch))
+
+
+def test_linear_rule_and_accumulation():
+    recipe = Recipe(lr=0.01, lr_clips=64, clips_per_step=32)
+    assert peak_lr(recipe, 32) == pytest.approx(0.005)
+    assert peak_lr(Recipe(lr=0.01), 32) == 0.01
+    assert accumulation(recipe, 4) == 8
+    assert accumulation(Recipe(), 4) is None
+    with pytest.raises(ValueError, match="multiple of .* = 12, found 32"):
+        accumulation(recipe, 12)
+
+
+def test_optimisers():
+    net = nn.Sequential(nn.Linear(2, 2), make_norm("bn")(2))
+    sgd = make_optimizer(net, Recipe(), 0.1)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"], sgd.defaults["lr"]) == (0.9, True, 0.1)
+    adamw = make_optimizer(net, Recipe(optimizer="adamw", momentum=0.8), 1e-3)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.8, 0.999)
+    make_optimizer(net, Recipe(momentum=0.0), 0.1)  # Nesterov needs momentum: not asked for without it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"lr": -1.0}, "lr"),
+        ({"momentum": 1.5}, "momentum"),
+        ({"milestones": (0.8, 0.2)}, "milestones"),
+        ({"milestones": (150_000,)}, "milestones"),
+        ({"warmup": 5.0}, "warmup"),
+        ({"clips_per_step": 0}, "clips_per_step"),
+    ],
+)
+def test_values_out_of_range_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe(**arguments)

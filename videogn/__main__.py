@@ -1,0 +1,7 @@
+"""``python -m videogn`` is the ``videogn`` command."""
+
+import sys
+
+from videogn.cli import main
+
+sys.exit(main())

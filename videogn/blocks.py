@@ -1,0 +1,199 @@
+"""Stem, bottleneck, residual block and head of the I3D ResNet.
+
+pytorchvideo's classes, so that its parameter names hold, with a forward of their own in which norm + ReLU + convolution
+is one unit: that unit is what the ``memory`` option recomputes in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Literal
+
+import torch
+from pytorchvideo.models.resnet import BottleneckBlock, ResBlock
+from pytorchvideo.models.stem import ResNetBasicStem
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Norm = Callable[[int], nn.Module]
+Conv = Callable[..., nn.Conv3d]
+Memory = Literal["standard", "low", "lowest"]
+Triple = tuple[int, int, int]
+
+
+class Stem(ResNetBasicStem):
+    """Convolution, norm, ReLU, max-pool: (B, 3, T, H, W) -> (B, width, T', H/4, W/4).
+
+    Args:
+        width: output channels.
+        stride: temporal stride of both the convolution and the pool.
+        norm: channels -> norm layer.
+        conv: the convolution's class.
+        memory: see :func:`videogn.i3d_resnet`.
+    """
+
+    def __init__(self, width: int, stride: int, *, norm: Norm, conv: Conv, memory: Memory) -> None:
+        # The kernel covers 5 frames; the pool covers 3 frames only where it also strides over them.
+        pool_frames = 3 if stride == 2 else 1
+        super().__init__(
+            conv=conv(3, width, (5, 7, 7), stride=(stride, 2, 2), padding=(2, 3, 3), bias=False),
+            norm=norm(width),
+            activation=nn.ReLU(inplace=True),
+            pool=nn.MaxPool3d((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1)),
+        )
+        self.memory = memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return _maybe_recomputed(self, self.memory != "standard", _norm_relu_then, self.norm, self.pool, x)
+
+
+class Bottleneck(BottleneckBlock):
+    """Tx1x1, 1x3x3 and 1x1x1 convolutions with their norms; the last norm is not followed by a ReLU.
+
+    Args:
+        dim_in: input channels.
+        dim_inner: channels of the first two convolutions.
+        dim_out: output channels.
+        temporal_kernel: T of the first convolution, odd.
+        spatial_stride: stride of the 1x3x3 convolution.
+        norm: channels -> norm layer.
+        conv: the convolutions' class.
+        memory: see :func:`videogn.i3d_resnet`.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_inner: int,
+        dim_out: int,
+        *,
+        temporal_kernel: int,
+        spatial_stride: int,
+        norm: Norm,
+        conv: Conv,
+        memory: Memory,
+    ) -> None:
+        t, s = temporal_kernel, spatial_stride
+        super().__init__(
+            conv_a=conv(dim_in, dim_inner, (t, 1, 1), padding=(t // 2, 0, 0), bias=False),
+            norm_a=norm(dim_inner),
+            act_a=nn.ReLU(inplace=True),
+            conv_b=conv(dim_inner, dim_inner, (1, 3, 3), stride=(1, s, s), padding=(0, 1, 1), bias=False),
+            norm_b=norm(dim_inner),
+            act_b=nn.ReLU(inplace=True),
+            conv_c=conv(dim_inner, dim_out, 1, bias=False),
+            norm_c=norm(dim_out),
+        )
+        self.memory = memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        recompute = self.memory == "low"
+        x = self.conv_a(x)
+        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_a, self.conv_b, x)
+        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_b, self.conv_c, x)
+        return self.norm_c(x)
+
+
+class ResidualBlock(ResBlock):
+    """ReLU(shortcut(x) + bottleneck(x)); the shortcut is a strided 1x1x1 convolution with norm where shapes change.
+
+    Args:
+        dim_in: input channels.
+        dim_inner: channels inside the bottleneck.
+        dim_out: output channels.
+        temporal_kernel: T of the bottleneck's first convolution, odd.
+        spatial_stride: spatial stride of the block.
+        norm: channels -> norm layer.
+        conv: the convolutions' class.
+        memory: see :func:`videogn.i3d_resnet`.
+        zero_init_last_norm: start the bottleneck's last gamma at zero, so that the block starts as its shortcut
+            (Wu & He, section 4.1, after Goyal et al. 2017).
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_inner: int,
+        dim_out: int,
+        *,
+        temporal_kernel: int,
+        spatial_stride: int,
+        norm: Norm,
+        conv: Conv,
+        memory: Memory,
+        zero_init_last_norm: bool,
+    ) -> None:
+        shortcut = dim_in != dim_out or spatial_stride != 1
+        stride = (1, spatial_stride, spatial_stride)
+        super().__init__(
+            branch1_conv=conv(dim_in, dim_out, 1, stride=stride, bias=False) if shortcut else None,
+            branch1_norm=norm(dim_out) if shortcut else None,
+            branch2=Bottleneck(
+                dim_in,
+                dim_inner,
+                dim_out,
+                temporal_kernel=temporal_kernel,
+                spatial_stride=spatial_stride,
+                norm=norm,
+                conv=conv,
+                memory=memory,
+            ),
+            activation=nn.ReLU(inplace=True),
+            branch_fusion=torch.add,
+        )
+        self.memory = memory
+        if zero_init_last_norm:
+            nn.init.zeros_(self.branch2.norm_c.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _maybe_recomputed(self, self.memory == "lowest", self._block, x)
+
+    def _block(self, x: Tensor) -> Tensor:
+        shortcut = x if self.branch1_conv is None else self.branch1_norm(self.branch1_conv(x))
+        return self.activation(self.branch_fusion(shortcut, self.branch2(x)))
+
+
+class Head(nn.Module):
+    """Global average over T, H, W, then dropout, then a linear classifier: (B, C, T, H, W) -> (B, num_classes)."""
+
+    def __init__(self, dim_in: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(dim_in, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A mean, not AdaptiveAvgPool3d: that one has no deterministic backward on CUDA.
+        return self.proj(self.dropout(x.mean(dim=(2, 3, 4))))
+
+
+def _norm_relu_then(norm: nn.Module, after: nn.Module, x: Tensor) -> Tensor:
+    return after(nn.functional.relu(norm(x), inplace=True))
+
+
+def _maybe_recomputed(owner: nn.Module, recompute: bool, function: Callable[..., Tensor], *args: object) -> Tensor:
+    """``function(*args)``, whose inner activations are dropped and computed again in backward if ``recompute``."""
+    if not (recompute and owner.training and torch.is_grad_enabled()):
+        return function(*args)
+    result = checkpoint(function, *args, use_reentrant=False, context_fn=partial(_recompute_contexts, owner))
+    assert isinstance(result, Tensor)
+    return result
+
+
+def _recompute_contexts(owner: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_statistics_held(owner)
+
+
+@contextmanager
+def _running_statistics_held(module: nn.Module) -> Iterator[None]:
+    """Batch norms inside normalise with batch statistics but update nothing: the first forward has updated already."""
+    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False)]
+    for m in tracking:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True

@@ -1,0 +1,7 @@
+"""What hooks into a Lightning run."""
+
+from videogn.callbacks.predictions import PredictionsWriter
+from videogn.callbacks.statistics import AverageStatistics, PreciseBN
+from videogn.callbacks.summary import RunSummary
+
+__all__ = ["AverageStatistics", "PreciseBN", "PredictionsWriter", "RunSummary"]

@@ -1,0 +1,115 @@
+"""One file in, predictions out; labels and preprocessing come from the checkpoint alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from videogn import checkpoint as checkpoint_format
+from videogn.data.decode import VideoReader
+from videogn.data.sampling import eval_indices, unique_frames
+from videogn.data.transforms import eval_transform
+from videogn.errors import UsageError
+from videogn.module import VideoClassifier
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of a video's ranking.
+
+    Attributes:
+        label: the class name.
+        index: the class number in [0, num_classes).
+        probability: mean softmax output over all clips and crops, in [0, 1].
+    """
+
+    label: str
+    index: int
+    probability: float
+
+
+def load(path: str | os.PathLike[str]) -> VideoClassifier:
+    """Load a checkpoint of ``videogn fit``: on the CPU, in eval mode, with class names and clip specification.
+
+    Raises:
+        UsageError: no such file, not a checkpoint of videogn, or one without class names or clip specification.
+    """
+    stored = checkpoint_format.read(path)[checkpoint_format.KEY]
+    if stored["architecture"]["norm"] == "custom":
+        raise UsageError(
+            f"{path}: this network was built with a norm from Python code; "
+            "use VideoClassifier.load_from_checkpoint(path, norm=...)"
+        )
+    for entry in ("class_names", "clip"):
+        if stored[entry] is None:
+            raise UsageError(f"{path}: the checkpoint has no {entry}; it was trained without a videogn datamodule")
+    return VideoClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+
+
+def predict_video(
+    model_or_checkpoint: VideoClassifier | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    num_clips: int = 10,
+    topk: int = 5,
+    *,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    start_frame: int | None = None,
+    end_frame: int | None = None,
+    backend: str = "pyav",
+) -> list[Prediction]:
+    """Classify one video, or a part of it.
+
+    Args:
+        model_or_checkpoint: a model of :func:`load`, used on the device it is on, or a checkpoint's path.
+        path: the video file.
+        num_clips: clips regularly spaced over the video; their probabilities are averaged.
+        topk: number of classes to return, best first.
+        start_seconds: first moment of the part, in seconds of presentation time; None is the beginning.
+        end_seconds: end of the part, exclusive, in seconds; None is the end.
+        start_frame: first frame of the part, instead of ``start_seconds``.
+        end_frame: end of the part, exclusive, instead of ``end_seconds``.
+        backend: decoder, one of ``videogn.data.decode.BACKENDS``.
+
+    Raises:
+        VideoError: the file cannot be decoded.
+        UsageError: a wrong checkpoint, an empty or impossible part, or counts below 1.
+    """
+    model = model_or_checkpoint if isinstance(model_or_checkpoint, VideoClassifier) else load(model_or_checkpoint)
+    if model.clip is None or model.class_names is None:
+        raise UsageError("the model has no clip specification or class names: take it from videogn.load")
+    for name, value in (("num_clips", num_clips), ("topk", topk)):
+        if value < 1:
+            raise UsageError(f"{name}: expected at least 1, found {value}")
+    clip = dataclasses.replace(model.clip, num_clips=num_clips)
+    with VideoReader(path, backend) as reader:
+        first, last = 0, reader.info.num_frames
+        if start_seconds is not None or end_seconds is not None:
+            first, last = _frames_between(reader.times(), start_seconds, end_seconds)
+        first = first if start_frame is None else start_frame
+        last = last if end_frame is None else end_frame
+        if not 0 <= first < last <= reader.info.num_frames:
+            raise UsageError(
+                f"{os.fspath(path)}: expected a part within its {reader.info.num_frames} frames "
+                f"({reader.info.duration:.2f} s), found frames {first} to {last}"
+            )
+        unique, index = unique_frames(eval_indices(last - first, clip) + first)
+        frames, crops = eval_transform(reader.read(unique), clip)
+    with torch.inference_mode():
+        frames, views = frames.to(model.device), torch.as_tensor(index, device=model.device)
+        probabilities = model.view_probabilities(frames, views, crops).mean(dim=0)
+    top = probabilities.topk(min(topk, len(probabilities)))
+    return [
+        Prediction(model.class_names[i], i, p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def _frames_between(times: np.ndarray, start: float | None, end: float | None) -> tuple[int, int]:
+    """Frames shown within [start, end): the frame on display at ``start`` is the first."""
+    first = 0 if start is None else max(int(np.searchsorted(times, start, side="right")) - 1, 0)
+    last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
+    return first, last

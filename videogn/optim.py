@@ -1,0 +1,134 @@
+"""Optimiser, weight-decay groups and learning-rate schedule of the recipes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from videogn.norms import norm_parameters
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights are updated. The schedule is a function of the share of optimiser steps done, in [0, 1).
+
+    Attributes:
+        optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
+        lr: peak learning rate; for ``lr_clips`` clips per optimiser step if that is set.
+        lr_clips: None uses ``lr`` as it is; a number scales it by clips per step / lr_clips (Goyal et al. 2017).
+        clips_per_step: clips per optimiser step over all devices, reached by gradient accumulation; None leaves
+            ``trainer.accumulate_grad_batches``. The norm's batch stays ``data.batch_size``.
+        momentum: of SGD; the first beta of AdamW.
+        nesterov: Nesterov's momentum, for SGD.
+        weight_decay: of convolution and classifier weights, and of the classifier's bias.
+        norm_weight_decay: of the norm layers' gamma and beta.
+        schedule: ``"step"`` multiplies by ``gamma`` at each milestone; ``"cosine"`` falls to 0; ``"constant"``.
+        milestones: for ``"step"``: shares of all optimiser steps.
+        gamma: for ``"step"``: factor at each milestone.
+        warmup: share of all optimiser steps of linear warm-up; the schedule's own curve is not shifted by it.
+        warmup_start: learning rate at the first step, as a share of the peak.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    lr_clips: int | None = None
+    clips_per_step: int | None = None
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    norm_weight_decay: float = 0.0
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[float, ...] = (0.375, 0.75)
+    gamma: float = 0.1
+    warmup: float = 0.0
+    warmup_start: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name, low, high in (
+            ("lr", 0.0, math.inf),
+            ("momentum", 0.0, 1.0),
+            ("weight_decay", 0.0, math.inf),
+            ("norm_weight_decay", 0.0, math.inf),
+            ("warmup", 0.0, 1.0),
+            ("warmup_start", 0.0, 1.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"recipe.{name}: expected a value in [{low}, {high}], found {getattr(self, name)}")
+        for name in ("lr_clips", "clips_per_step"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"recipe.{name}: expected at least 1, found {getattr(self, name)}")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError(
+                f"recipe.milestones: expected rising shares of the run between 0 and 1, found {list(self.milestones)}"
+            )
+
+
+def peak_lr(recipe: Recipe, clips_per_step: int) -> float:
+    """The learning rate before the schedule's factor, for the clips that one optimiser step really sees."""
+    return recipe.lr * clips_per_step / recipe.lr_clips if recipe.lr_clips else recipe.lr
+
+
+def lr_factor(recipe: Recipe, step: int, total_steps: int) -> float:
+    """The schedule's factor of the peak learning rate at optimiser step ``step`` of ``total_steps``, counted from 0.
+
+    During warm-up the rate rises linearly from ``warmup_start`` to the schedule's value at the end of the warm-up
+    (SlowFast's rule).
+    """
+    warmup_steps = round(recipe.warmup * total_steps)
+    if step < warmup_steps:
+        end = _schedule(recipe, warmup_steps / total_steps)
+        return recipe.warmup_start + (end - recipe.warmup_start) * step / warmup_steps
+    return _schedule(recipe, step / total_steps)
+
+
+def _schedule(recipe: Recipe, progress: float) -> float:
+    if recipe.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    if recipe.schedule == "step":
+        return recipe.gamma ** sum(progress >= m for m in recipe.milestones)
+    return 1.0
+
+
+def accumulation(recipe: Recipe, clips_per_forward: int) -> int | None:
+    """Batches per optimiser step that make ``clips_per_step``; None where the recipe does not set it.
+
+    Args:
+        recipe: its ``clips_per_step`` counts clips over all devices.
+        clips_per_forward: clips of one batch on all devices together.
+
+    Raises:
+        ValueError: ``clips_per_step`` is not a multiple of ``clips_per_forward``.
+    """
+    if recipe.clips_per_step is None:
+        return None
+    if recipe.clips_per_step % clips_per_forward:
+        raise ValueError(
+            f"model.recipe.clips_per_step: expected a multiple of data.batch_size x devices = {clips_per_forward}, "
+            f"found {recipe.clips_per_step}"
+        )
+    return recipe.clips_per_step // clips_per_forward
+
+
+def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Two groups, the norms' parameters apart from the rest, each with its weight decay; frozen ones left out."""
+    of_norms = {id(p) for p in norm_parameters(network)}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in of_norms], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if id(p) in of_norms], "weight_decay": recipe.norm_weight_decay},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the network's trainable parameters, at learning rate ``lr``."""
+    groups = parameter_groups(network, recipe)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999))
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=nesterov)
