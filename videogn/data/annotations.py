@@ -1,0 +1,174 @@
+"""Annotation files: lists of ``path label`` lines and the csv files of the CVDF Kinetics layout. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+
+from videogn.data.layouts import VIDEO_SUFFIXES, Listing, Source, split_folder, videos_below
+from videogn.errors import UsageError
+
+_REPLACEMENTS = ("replacement/replacement_for_corrupted_k400", "replacement_for_corrupted_k400")
+_HEADER_WORDS = {"path", "video", "file", "filename", "file_name", "video_path", "filepath", "clip", "name"}
+_SUFFIX_PATTERN = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
+# The path ends at the last video suffix that a separator or the end of the line follows, so both paths and class names
+# may hold spaces: 'my clips/a b.mp4 arm wrestling'.
+_LINE = re.compile(rf"""(?P<quote>["']?)(?P<path>.*(?:{_SUFFIX_PATTERN}))(?P=quote)(?:[\s,]+(?P<label>.*))?""", re.I)
+
+Entry = tuple[str, "str | int | None", int]
+
+
+def list_entries(source: Source, path_prefix: str | None) -> Iterator[Entry]:
+    """The lines of a list file.
+
+    Args:
+        source: a source of kind ``"list"``.
+        path_prefix: folder that the listed paths start from, relative to the root; None is the root itself.
+
+    Yields:
+        Path (relative to the root, or absolute when it lies elsewhere), label or None, and line number.
+
+    Raises:
+        UsageError: a line that is no ``path label``.
+    """
+    prefix = _below_root(source.root, os.path.join(source.root, os.path.expanduser(path_prefix or "")))
+    prefix = os.path.join(prefix, "") if prefix else ""
+    known: dict[str, str | int | None] = {"": None}  # one object per label, not per line
+    first = True
+    with open(source.path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, raw in enumerate(file, 1):
+            line = raw.strip()
+            if not line or line.startswith("#"):
+                continue
+            path, text = _split_line(line)
+            if first and path.casefold() in _HEADER_WORDS:
+                first = False
+                continue
+            first = False
+            if not path:
+                raise UsageError(
+                    f"{source.path}, line {number}: expected 'path label', separated by a space, a tab or a comma, "
+                    f"found {line[:120]!r}"
+                )
+            if text not in known:
+                known[text] = int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+            path = _below_root(source.root, path) if os.path.isabs(path) else prefix + path
+            yield (os.path.normpath(path) if "./" in path or "//" in path else path), known[text], number
+
+
+def _below_root(root: str, path: str) -> str:
+    """An absolute path relative to the root when it lies below it, so that ids do not depend on where the root is."""
+    path = os.path.normpath(path)
+    if path == root:
+        return ""
+    start = os.path.join(root, "")
+    return path[len(start) :] if path.startswith(start) else path
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    match = _LINE.fullmatch(line)
+    if match:
+        quote, path, label = match.groups(default="")
+        path = path.replace('""', '"') if quote == '"' else path
+    else:  # a suffix that is not in the list, or a header: the label is the last column
+        separator = next((s for s in ("\t", ",") if s in line), None)
+        path, _, label = line.rpartition(separator) if separator else line.rpartition(" ")
+        path = path.strip().strip("\"'")
+    return path.strip(), label.strip().strip("\"'").strip(" ,\t")
+
+
+def cvdf_entries(source: Source, files: bool = True) -> Iterator[Entry]:
+    """The rows of a CVDF csv, each as path of its file, label and line number; a replacement file goes first.
+
+    Args:
+        source: a source of kind ``"cvdf"``.
+        files: False when only the labels matter: nothing is looked up on the disk.
+
+    Raises:
+        UsageError: a row without id and times.
+    """
+    by_stem = _cvdf_files(source) if files else {}
+    replaced = _cvdf_replacements(source.root) if files else {}
+    folder = split_folder(source.root, source.split)  # type: ignore[arg-type]
+    parent = os.path.relpath(folder, source.root) if folder else source.split
+    with open(source.path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, skipinitialspace=True)
+        for row in rows:
+            try:
+                stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+            except (TypeError, ValueError):
+                raise UsageError(
+                    f"{source.path}, line {rows.line_num}: expected youtube_id, time_start and time_end (seconds), "
+                    f"found {list(row.values())}"
+                ) from None
+            path = replaced.get(row["youtube_id"]) or by_stem.get(stem) or os.path.join(parent, f"{stem}.mp4")
+            yield path, (row.get("label") or "").strip() or None, rows.line_num
+
+
+def _cvdf_files(source: Source) -> dict[str, str]:
+    """Stem -> path relative to the root, of the split's files: flat, or sorted into folders later on."""
+    folder = split_folder(source.root, source.split)  # type: ignore[arg-type]
+    if folder is None:
+        return {}
+    files = videos_below(folder, os.path.relpath(folder, source.root))
+    return {os.path.splitext(os.path.basename(path))[0]: path for path in files}
+
+
+def _cvdf_replacements(root: str) -> dict[str, str]:
+    """YouTube id -> replacement file: whole downloads for clips that the archives hold damaged."""
+    for relative in _REPLACEMENTS:
+        folder = os.path.join(root, relative)
+        if os.path.isdir(folder):
+            return {os.path.basename(path)[:11]: path for path in videos_below(folder, relative)}
+    return {}
+
+
+def check_files(source: Source, entries: Iterator[Entry]) -> Listing:
+    """The entries whose files exist, each file once; the others are named in ``missing``.
+
+    Raises:
+        UsageError: no file exists, nothing is listed, or a file has two labels.
+    """
+    listing = Listing()
+    folders: dict[str, frozenset[str]] = {}
+    seen: dict[str, int] = {}
+    missing: dict[str, None] = {}
+    for path, label, line in entries:
+        before = seen.setdefault(path, len(listing.paths))
+        parent, _, name = path.rpartition("/")
+        if parent not in folders:
+            folders[parent] = _file_names(os.path.join(source.root, parent or os.path.dirname(path)))
+        if name not in folders[parent]:
+            missing[path] = None
+        elif before < len(listing.paths):
+            if label != listing.labels[before]:
+                raise UsageError(
+                    f"{source.path}, lines {listing.lines[before]} and {line}: expected one label per file, found "
+                    f"{listing.labels[before]!r} and {label!r} for {path}"
+                )
+            listing.repeated += 1
+        else:
+            listing.paths.append(path)
+            listing.labels.append(label)
+            listing.lines.append(line)
+    listing.missing = list(missing)
+    if listing.missing and not listing.paths:
+        looked = os.path.join(source.root, listing.missing[0])
+        raise UsageError(
+            f"{source.path}: none of its {len(listing.missing):,} files exists; the first was looked for at {looked}. "
+            "Set data.root or data.path_prefix to the folder that the listed paths start from."
+        )
+    if not listing.paths:
+        raise UsageError(f"{source.path}: expected lines 'path label', found none")
+    return listing
+
+
+def _file_names(folder: str) -> frozenset[str]:
+    """Names of the files in a folder: one directory read instead of one request per file."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()

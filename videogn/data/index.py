@@ -1,0 +1,215 @@
+"""Annotations -> records: which videos a split has, with their labels, in flat arrays. Imports no torch.
+
+The arrays are three objects however many videos there are, so worker processes share them: a list of 250,000 Python
+strings would be copied page by page into every forked worker as its reference counts change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from videogn.data.annotations import check_files, cvdf_entries, list_entries
+from videogn.data.classes import ClassList, order_class_names
+from videogn.data.layouts import Listing, Source, read_folders, subfolders
+from videogn.errors import UsageError
+
+_KINDS = {"folders": "class folders", "list": "list file", "cvdf": "Kinetics csv"}
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class VideoIndex:
+    """The videos of one split.
+
+    Attributes:
+        root: folder that relative paths start from.
+        source: where the split is written down, for messages.
+        paths: all paths as one string of bytes in the file system's encoding.
+        offsets: int64 (N + 1,); path i is ``paths[offsets[i]:offsets[i + 1]]``.
+        labels: int64 (N,); -1 where a video has no label.
+        class_names: name of every label.
+        missing: listed files that are not on the disk, in the order of the list.
+        notes: remarks for the user.
+    """
+
+    root: str
+    source: str
+    paths: bytes
+    offsets: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        root: str,
+        paths: Iterable[str],
+        labels: Sequence[int] | np.ndarray,
+        class_names: Sequence[str],
+        **more: Any,
+    ) -> VideoIndex:
+        """An index from plain lists; ``more`` sets further attributes.
+
+        Raises:
+            ValueError: not one label per path.
+        """
+        encoded = [os.fsencode(path) for path in paths]
+        if len(encoded) != len(labels):
+            raise ValueError(f"expected one label per path, found {len(encoded)} paths and {len(labels)} labels")
+        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
+        flat = np.asarray(labels, dtype=np.int64)
+        return cls(root, more.pop("source", root), b"".join(encoded), offsets, flat, tuple(class_names), **more)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def video_id(self, i: int) -> str:
+        """Name of video i that is the same on every machine: its path relative to the root (absolute if elsewhere)."""
+        return os.fsdecode(self.paths[self.offsets[i] : self.offsets[i + 1]])
+
+    def path(self, i: int) -> str:
+        """Path of the file of video i."""
+        return os.path.join(self.root, self.video_id(i))
+
+    def label(self, i: int) -> int:
+        """Label of video i, -1 without one."""
+        return int(self.labels[i])
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes that no video has."""
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names))
+        return [self.class_names[i] for i in np.flatnonzero(counts == 0)]
+
+    def summary(self) -> str:
+        """How many videos and classes there are, and which listed files are missing, in a few lines."""
+        empty = self.empty_classes
+        labelled = len(empty) < len(self.class_names)
+        classes = _count(len(self.class_names), "class", "classes") if labelled else "unknown class"
+        lines = [f"{_count(len(self), 'video')} of {classes} ({self.source})"]
+        if self.missing:
+            missing = _count(len(self.missing), "listed file is", "listed files are")
+            lines.append(f"{missing} missing: {_some(self.missing)}")
+        if empty and labelled:
+            lines.append(f"{_count(len(empty), 'class has', 'classes have')} no video here: {_some(empty)}")
+        return "\n  ".join([*lines, *self.notes])
+
+
+def read_index(
+    source: Source, classes: ClassList | None, path_prefix: str | None = None, require_labels: bool = True
+) -> VideoIndex:
+    """The videos of a split, checked against the disk and the class names.
+
+    Args:
+        source: where the split is written down, from :func:`videogn.data.layouts.find_source`.
+        classes: the class names; integer labels of a list file count from 0 in this order. None: labels are not read.
+        path_prefix: folder that the paths of a list file start from, relative to the root; None is the root itself.
+        require_labels: False lets videos without a label pass, as prediction needs.
+
+    Raises:
+        UsageError: no video, a line that cannot be read, a label outside the classes, a video without a label, a file
+            with two labels, or not one listed file on the disk.
+    """
+    if source.kind == "folders":
+        listing = read_folders(source)
+    else:
+        entries = cvdf_entries(source) if source.kind == "cvdf" else list_entries(source, path_prefix)
+        listing = check_files(source, entries)
+    if classes is None:
+        labels = np.full(len(listing.paths), -1, dtype=np.int64)
+    else:
+        labels = _labels(source, listing, classes, require_labels)
+    notes = (
+        [f"{_count(listing.repeated, 'line lists', 'lines list')} a file again: left out"] if listing.repeated else []
+    )
+    return VideoIndex.build(
+        source.root,
+        listing.paths,
+        labels,
+        classes.names if classes is not None else (),
+        source=f"{_KINDS[source.kind]} {source.path}",
+        missing=tuple(listing.missing),
+        notes=tuple(notes),
+    )
+
+
+def listed_class_names(source: Source) -> tuple[tuple[str, ...], str | None]:
+    """Class names in order, from the labels of the *training* split; the files themselves are not looked at.
+
+    Folder names and names in annotation files go through :func:`videogn.data.classes.order_class_names`; integer labels
+    0..n make the names "0".."n".
+
+    Args:
+        source: where the training split is written down.
+
+    Returns:
+        The names, and a remark for the user or None.
+
+    Raises:
+        UsageError: no labels, or integers beside names.
+    """
+    labels = _distinct_labels(source)
+    numbers = [label for label in labels if isinstance(label, int)]
+    if not labels:
+        raise UsageError(f"{source.path}: expected labels in the training split, found none")
+    if numbers and len(numbers) < len(labels):
+        names = [label for label in labels if isinstance(label, str)]
+        raise UsageError(
+            f"{source.path}: expected labels that are all integers or all names, found {numbers[0]} and {names[0]!r}. "
+            "Where both are meant, give the names as data.class_names."
+        )
+    if numbers:
+        if min(numbers) < 0:
+            raise UsageError(f"{source.path}: expected labels from 0, found {min(numbers)}")
+        return tuple(str(i) for i in range(max(numbers) + 1)), None
+    return order_class_names([str(label) for label in labels])
+
+
+def _distinct_labels(source: Source) -> list[str | int]:
+    if source.kind == "folders":
+        return list(subfolders(source.path))
+    entries = cvdf_entries(source, files=False) if source.kind == "cvdf" else list_entries(source, None)
+    return list({label: None for _, label, _ in entries if label is not None})
+
+
+def _labels(source: Source, listing: Listing, classes: ClassList, required: bool) -> np.ndarray:
+    """Label of every listed video as an integer, int64 (N,)."""
+    known: dict[str | int | None, int] = {} if required else {None: -1, -1: -1}
+    out = np.empty(len(listing.labels), dtype=np.int64)
+    for i, label in enumerate(listing.labels):
+        found = known.get(label)
+        if found is None:
+            where = f"{source.path}, line {listing.lines[i]}" if listing.lines else source.path
+            found = known[label] = _label(label, classes, where)
+        out[i] = found
+    return out
+
+
+def _label(label: str | int | None, classes: ClassList, where: str) -> int:
+    if label is None:
+        raise UsageError(f"{where}: expected a label for every video, found none. Only prediction does without labels.")
+    if isinstance(label, str):
+        found = classes.find(label)
+        if found is None:
+            raise classes.unknown(label, where)
+        return found
+    if not 0 <= label < len(classes):
+        hint = " Do the labels count from 1? They must count from 0." if label == len(classes) else ""
+        raise UsageError(f"{where}: expected a label in 0..{len(classes) - 1}, found {label}.{hint}")
+    return label
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _count(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

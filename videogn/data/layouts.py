@@ -1,0 +1,206 @@
+"""Where a split is written down and what it lists: class folders, list files, the CVDF Kinetics layout. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from videogn.errors import UsageError
+
+Layout = Literal["auto", "folders", "list", "cvdf"]
+Split = Literal["train", "val", "test"]
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+ALIASES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate"),
+    "test": ("test", "testing"),
+}
+# Folders that archivers, file systems and network disks leave beside the class folders.
+_NOT_CLASSES = {"__MACOSX", "lost+found", "@eaDir"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one split is written down.
+
+    Attributes:
+        kind: ``"folders"``, ``"list"`` or ``"cvdf"``.
+        path: the split's folder (``folders``) or its annotation file (``list``, ``cvdf``).
+        root: the data set's folder.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+    """
+
+    kind: str
+    path: str
+    root: str
+    split: str
+
+
+@dataclass
+class Listing:
+    """What a source lists, before labels are checked.
+
+    Attributes:
+        paths: one per video, relative to the root where the file lies below it, absolute otherwise.
+        labels: class name, or the integer that a list file gives, or None where there is no label.
+        lines: line number per video in the annotation file; empty for class folders.
+        missing: listed files that are not on the disk; they are not in ``paths``.
+        repeated: number of lines that list a file again with the same label; they count once.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[str | int | None] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    repeated: int = 0
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name has a video suffix and is not hidden (``._clip.mp4`` is macOS metadata, not a video)."""
+    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
+
+
+def find_source(root: str, split: Split, layout: Layout = "auto", list_file: str | None = None) -> Source | None:
+    """Where ``split`` is written down, or None when the root has no such split.
+
+    A list file wins; without one, ``auto`` takes a split folder that holds class folders, then the CVDF layout (a csv
+    file with a ``youtube_id`` column beside flat video files), then ``train.txt`` or ``train.csv`` in the root or in
+    ``annotations/``, and last a split folder of unlabelled videos.
+
+    Args:
+        root: the data set's folder.
+        split: which split.
+        layout: restricts the search.
+        list_file: list or CVDF csv of this split; relative to the working folder, or else to the root.
+
+    Raises:
+        UsageError: the root or the list file does not exist, or several folders could be the split.
+    """
+    root = os.path.abspath(os.path.expanduser(root))
+    if not os.path.isdir(root):
+        raise UsageError(
+            f"data.root: expected a folder, found nothing at {root}. Give the folder that holds train/ and val/, "
+            "or the one that the paths in the list files start from."
+        )
+    if list_file is not None:
+        candidates = [os.path.abspath(os.path.expanduser(list_file)), os.path.join(root, list_file)]
+        path = next((c for c in candidates if os.path.isfile(c)), None)
+        if path is None:
+            raise UsageError(
+                f"data.{split}_list: expected a file, found none at {' or '.join(dict.fromkeys(candidates))}"
+            )
+        kind = "cvdf" if is_cvdf(path) else "list"
+        if layout == "folders" or (layout == "cvdf" and kind == "list"):
+            raise UsageError(f"data.layout: expected {kind} or auto for data.{split}_list={list_file}, found {layout}")
+        return Source(kind, path, root, split)
+
+    folder = split_folder(root, split)
+    names = [f"{alias}{suffix}" for suffix in (".csv", ".txt") for alias in ALIASES[split]]
+    files = [os.path.join(root, sub, name) for sub in ("annotations", "") for name in names]
+    files = [path for path in files if os.path.isfile(path)]
+    cvdf = next((path for path in files if is_cvdf(path)), None)
+    plain = next((path for path in files if not is_cvdf(path)), None)
+    if folder and layout in ("auto", "folders") and subfolders(folder):
+        return Source("folders", folder, root, split)
+    if cvdf and layout in ("auto", "cvdf"):
+        return Source("cvdf", cvdf, root, split)
+    if plain and layout in ("auto", "list"):
+        return Source("list", plain, root, split)
+    if folder and layout in ("auto", "folders"):
+        return Source("folders", folder, root, split)
+    return None
+
+
+def no_source(root: str, split: Split, layout: Layout) -> UsageError:
+    """The error for a split that :func:`find_source` did not find."""
+    expected = {
+        "folders": f"a folder {split}/ with one folder per class",
+        "list": f"a list file (data.{split}_list, or {split}.txt or {split}.csv in the root)",
+        "cvdf": f"annotations/{split}.csv with the columns label, youtube_id, time_start, time_end",
+    }
+    wanted = "; or ".join(expected.values()) if layout == "auto" else expected[layout]
+    entries = sorted(entry for entry in os.listdir(root) if not entry.startswith("."))
+    shown = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") if entries else "an empty folder"
+    return UsageError(f"data.root {root}: no {split} split. Expected {wanted}. Found {shown}.")
+
+
+def is_cvdf(path: str) -> bool:
+    """Whether an annotation file has the header of the CVDF Kinetics csv files."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        header = [column.strip() for column in file.readline().split(",")]
+    return {"youtube_id", "time_start", "time_end"} <= set(header)
+
+
+def subfolders(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        folders = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return sorted(name for name in folders if name not in _NOT_CLASSES)
+
+
+def split_folder(root: str, split: Split) -> str | None:
+    """``root/train``, an alias, or one with a size such as ``train_256``; also below ``root/videos``."""
+    pattern = re.compile(rf"(?:{'|'.join(ALIASES[split])})(?:[_-]?\d+(?:px|p)?)?", re.I)
+    for parent in (root, os.path.join(root, "videos")):
+        if not os.path.isdir(parent):
+            continue
+        found = [name for name in subfolders(parent) if pattern.fullmatch(name)]
+        exact = [name for name in found if name == split]
+        if len(found) > 1 and not exact:
+            raise UsageError(
+                f"{parent}: expected one folder for the {split} split, found {', '.join(found)}. "
+                f"Rename one of them to {split}, or give a list file as data.{split}_list."
+            )
+        if found:
+            return os.path.join(parent, (exact or found)[0])
+    return None
+
+
+def read_folders(source: Source) -> Listing:
+    """The videos of a split in class folders, or without labels when the split's folder holds the videos itself.
+
+    Files anywhere below a class folder belong to the class.
+
+    Raises:
+        UsageError: there is no video.
+    """
+    listing = Listing()
+    prefix = os.path.relpath(source.path, source.root)
+    classes = subfolders(source.path)
+    for name in classes:
+        for path in videos_below(os.path.join(source.path, name), os.path.join(prefix, name)):
+            listing.paths.append(path)
+            listing.labels.append(name)
+    if not classes:
+        listing.paths = [os.path.join(prefix, name) for name in sorted(os.listdir(source.path)) if is_video(name)]
+        listing.labels = [None] * len(listing.paths)
+    if not listing.paths:
+        held = (
+            f"{len(classes)} folders without one" if classes else f"{len(os.listdir(source.path))} files of other kinds"
+        )
+        raise UsageError(
+            f"{source.path}: expected videos ({', '.join(VIDEO_SUFFIXES)}) in one folder per class, found {held}. "
+            "Check data.root, and that the archives were unpacked."
+        )
+    return listing
+
+
+def videos_below(folder: str, relative: str) -> Iterator[str]:
+    """Videos in a folder and in the folders below it, in sorted order, each as a path that starts with ``relative``."""
+    files, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # Links to folders below a class are not followed: one could lead back up and never end.
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif is_video(entry.name) and entry.is_file():
+                files.append(entry.name)
+    for name in sorted(files):
+        yield os.path.join(relative, name)
+    for name in sorted(folders):
+        if not name.startswith("."):
+            yield from videos_below(os.path.join(folder, name), os.path.join(relative, name))
