@@ -2,6 +2,9 @@
 
 pytorchvideo's classes, so that its parameter names hold, with a forward of their own in which norm + ReLU + convolution
 is one unit: that unit is what the ``memory`` option recomputes in the backward pass.
+
+The constructors here set the attributes themselves and do not call pytorchvideo's: those assign every local variable to
+the object, ``__class__`` among them, which turns an instance of a subclass into one of the parent.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorchvideo.models.resnet import BottleneckBlock, ResBlock
@@ -37,17 +40,17 @@ class Stem(ResNetBasicStem):
     def __init__(self, width: int, stride: int, *, norm: Norm, conv: Conv, memory: Memory) -> None:
         # The kernel covers 5 frames; the pool covers 3 frames only where it also strides over them.
         pool_frames = 3 if stride == 2 else 1
-        super().__init__(
-            conv=conv(3, width, (5, 7, 7), stride=(stride, 2, 2), padding=(2, 3, 3), bias=False),
-            norm=norm(width),
-            activation=nn.ReLU(inplace=True),
-            pool=nn.MaxPool3d((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1)),
-        )
+        nn.Module.__init__(self)
+        self.conv = conv(3, width, (5, 7, 7), stride=(stride, 2, 2), padding=(2, 3, 3), bias=False)
+        self.norm = norm(width)
+        self.activation = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool3d((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1))
         self.memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return _maybe_recomputed(self, self.memory != "standard", _norm_relu_then, self.norm, self.pool, x)
+        recompute = self.memory != "standard"
+        return _maybe_recomputed(self, recompute, _norm_relu_then, self.norm, self.activation, self.pool, x)
 
 
 class Bottleneck(BottleneckBlock):
@@ -77,23 +80,22 @@ class Bottleneck(BottleneckBlock):
         memory: Memory,
     ) -> None:
         t, s = temporal_kernel, spatial_stride
-        super().__init__(
-            conv_a=conv(dim_in, dim_inner, (t, 1, 1), padding=(t // 2, 0, 0), bias=False),
-            norm_a=norm(dim_inner),
-            act_a=nn.ReLU(inplace=True),
-            conv_b=conv(dim_inner, dim_inner, (1, 3, 3), stride=(1, s, s), padding=(0, 1, 1), bias=False),
-            norm_b=norm(dim_inner),
-            act_b=nn.ReLU(inplace=True),
-            conv_c=conv(dim_inner, dim_out, 1, bias=False),
-            norm_c=norm(dim_out),
-        )
+        nn.Module.__init__(self)
+        self.conv_a = conv(dim_in, dim_inner, (t, 1, 1), padding=(t // 2, 0, 0), bias=False)
+        self.norm_a = norm(dim_inner)
+        self.act_a = nn.ReLU(inplace=True)
+        self.conv_b = conv(dim_inner, dim_inner, (1, 3, 3), stride=(1, s, s), padding=(0, 1, 1), bias=False)
+        self.norm_b = norm(dim_inner)
+        self.act_b = nn.ReLU(inplace=True)
+        self.conv_c = conv(dim_inner, dim_out, 1, bias=False)
+        self.norm_c = norm(dim_out)
         self.memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
         recompute = self.memory == "low"
         x = self.conv_a(x)
-        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_a, self.conv_b, x)
-        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_b, self.conv_c, x)
+        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_a, self.act_a, self.conv_b, x)
+        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_b, self.act_b, self.conv_c, x)
         return self.norm_c(x)
 
 
@@ -128,32 +130,36 @@ class ResidualBlock(ResBlock):
     ) -> None:
         shortcut = dim_in != dim_out or spatial_stride != 1
         stride = (1, spatial_stride, spatial_stride)
-        super().__init__(
-            branch1_conv=conv(dim_in, dim_out, 1, stride=stride, bias=False) if shortcut else None,
-            branch1_norm=norm(dim_out) if shortcut else None,
-            branch2=Bottleneck(
-                dim_in,
-                dim_inner,
-                dim_out,
-                temporal_kernel=temporal_kernel,
-                spatial_stride=spatial_stride,
-                norm=norm,
-                conv=conv,
-                memory=memory,
-            ),
-            activation=nn.ReLU(inplace=True),
-            branch_fusion=torch.add,
+        nn.Module.__init__(self)
+        self.branch1_conv = conv(dim_in, dim_out, 1, stride=stride, bias=False) if shortcut else None
+        self.branch1_norm = norm(dim_out) if shortcut else None
+        bottleneck = Bottleneck(
+            dim_in,
+            dim_inner,
+            dim_out,
+            temporal_kernel=temporal_kernel,
+            spatial_stride=spatial_stride,
+            norm=norm,
+            conv=conv,
+            memory=memory,
         )
+        self.branch2 = bottleneck
+        self.activation = nn.ReLU(inplace=True)
         self.memory = memory
         if zero_init_last_norm:
-            nn.init.zeros_(self.branch2.norm_c.weight)
+            gamma = getattr(bottleneck.norm_c, "weight", None)
+            if gamma is None:
+                raise ValueError(f"{bottleneck.norm_c} has no weight that could start at zero; use an affine norm")
+            nn.init.zeros_(gamma)
 
     def forward(self, x: Tensor) -> Tensor:
         return _maybe_recomputed(self, self.memory == "lowest", self._block, x)
 
     def _block(self, x: Tensor) -> Tensor:
-        shortcut = x if self.branch1_conv is None else self.branch1_norm(self.branch1_conv(x))
-        return self.activation(self.branch_fusion(shortcut, self.branch2(x)))
+        shortcut = x
+        if self.branch1_conv is not None and self.branch1_norm is not None:
+            shortcut = self.branch1_norm(self.branch1_conv(x))
+        return self.activation(shortcut + self.branch2(x))
 
 
 class Head(nn.Module):
@@ -169,8 +175,8 @@ class Head(nn.Module):
         return self.proj(self.dropout(x.mean(dim=(2, 3, 4))))
 
 
-def _norm_relu_then(norm: nn.Module, after: nn.Module, x: Tensor) -> Tensor:
-    return after(nn.functional.relu(norm(x), inplace=True))
+def _norm_relu_then(norm: nn.Module, activation: nn.Module, after: nn.Module, x: Tensor) -> Tensor:
+    return after(activation(norm(x)))
 
 
 def _maybe_recomputed(owner: nn.Module, recompute: bool, function: Callable[..., Tensor], *args: object) -> Tensor:
@@ -188,12 +194,18 @@ def _recompute_contexts(owner: nn.Module) -> tuple[AbstractContextManager[None],
 
 @contextmanager
 def _running_statistics_held(module: nn.Module) -> Iterator[None]:
-    """Batch norms inside normalise with batch statistics but update nothing: the first forward has updated already."""
-    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False)]
-    for m in tracking:
-        m.track_running_stats = False
+    """Batch norms inside normalise with batch statistics but update nothing: the first forward has updated already.
+
+    By a momentum of 0, not by ``track_running_stats = False``: without the running pair torch's kernel would save
+    fewer tensors than in the first forward, which the checkpoint refuses.
+    """
+    layers: list[Any] = [m for m in module.modules() if hasattr(m, "num_batches_tracked")]
+    before = [(m.momentum, m.num_batches_tracked.clone()) for m in layers]
+    for m in layers:
+        m.momentum = 0.0
     try:
         yield
     finally:
-        for m in tracking:
-            m.track_running_stats = True
+        for m, (momentum, count) in zip(layers, before, strict=True):
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(count)

@@ -79,15 +79,17 @@ class VideoAccuracy(Metric):
             raise ValueError(f"video {name or video}: the network's output is not finite (NaN or infinity)")
         mean = probabilities.mean(dim=0, keepdim=True)
         rank, clip_ranks = _rank_of_label(mean, label), _rank_of_label(probabilities, label)
-        counts = [video, 0, rank < 1, rank < 5, len(clip_ranks), (clip_ranks < 1).sum(), (clip_ranks < 5).sum()]
-        loss = -mean[0, label].clamp_min(torch.finfo(torch.float32).tiny).log()
-        self._append([float(count) for count in counts] + [float(loss)])
+        in_mean = [float(rank < k) for k in (1, 5)]
+        in_clips = [float((clip_ranks < k).sum()) for k in (1, 5)]
+        loss = float(-mean[0, label].clamp_min(torch.finfo(torch.float32).tiny).log())
+        self._append([float(video), 0.0, *in_mean, float(len(clip_ranks)), *in_clips, loss])
 
     def compute(self) -> VideoScores:
         """Scores over the distinct videos of all ranks."""
         rows = torch.cat(self.rows) if isinstance(self.rows, list) and self.rows else self.rows
         if not isinstance(rows, Tensor):
-            return VideoScores(*[float("nan")] * 5, videos=0, failed=0, expected=self.expected)
+            nan = float("nan")
+            return VideoScores(nan, nan, nan, nan, nan, videos=0, failed=0, expected=self.expected)
         rows = rows[rows[:, 0].argsort(stable=True)]
         first = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         first[1:] = rows[1:, 0] != rows[:-1, 0]

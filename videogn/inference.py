@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def load(path: str | os.PathLike[str]) -> VideoClassifier:
     for entry in ("class_names", "clip"):
         if stored[entry] is None:
             raise UsageError(f"{path}: the checkpoint has no {entry}; it was trained without a videogn datamodule")
-    return VideoClassifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    return VideoClassifier.load_from_checkpoint(Path(path), map_location="cpu", weights_only=True).eval()
 
 
 def predict_video(

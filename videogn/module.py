@@ -115,6 +115,8 @@ class VideoClassifier(LightningModule):
             self._take_data(datamodule.class_names, datamodule.clip)
         if getattr(self.trainer.strategy, "_layer_sync", None) is not None:
             check_sync(self.hparams["norm"])
+            if self.trainer.strategy.root_device.type != "cuda":
+                raise UsageError("trainer.sync_batchnorm: torch synchronises batch norms between CUDA devices only")
         if stage == "fit" and datamodule is not None:
             per_forward = datamodule.batch_size * self.trainer.world_size
             batches = accumulation(self.recipe, per_forward)

@@ -60,8 +60,9 @@ class Recipe:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"recipe.{name}: expected a value in [{low}, {high}], found {getattr(self, name)}")
         for name in ("lr_clips", "clips_per_step"):
-            if (getattr(self, name) or 1) < 1:
-                raise ValueError(f"recipe.{name}: expected at least 1, found {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"recipe.{name}: expected at least 1, found {value}")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise ValueError(
                 f"recipe.milestones: expected rising shares of the run between 0 and 1, found {list(self.milestones)}"

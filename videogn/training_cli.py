@@ -26,11 +26,11 @@ class VideoCLI(LightningCLI):
     """LightningCLI in which options of the command line beat those of a checkpoint, and never the other way round."""
 
     def __init__(self, args: Sequence[str] | None) -> None:
-        self._arguments = args
+        self._arguments = list(args) if args is not None else None
         super().__init__(
             VideoClassifier,
             KineticsDataModule,
-            args=list(args) if args is not None else None,
+            args=self._arguments,
             seed_everything_default=0,
             # Samplers here are exact on their own; Lightning's would pad the evaluation.
             trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs"},

@@ -35,7 +35,8 @@ class PredictionsWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        names: Sequence[str] = pl_module.class_names or [str(i) for i in range(pl_module.hparams["num_classes"])]
+        module: Any = pl_module
+        names: Sequence[str] = module.class_names or [str(i) for i in range(module.hparams["num_classes"])]
         for video, probabilities in outputs:
             label = names[video.label] if video.label >= 0 else ""
             row: list[Any] = [video.path, label, video.error or "ok"]

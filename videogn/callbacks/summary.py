@@ -17,8 +17,9 @@ class RunSummary(Callback):
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        clip, hparams = pl_module.clip, pl_module.hparams
-        cost = count_cost(pl_module.network, clip.frames, clip.train_crop)  # type: ignore[arg-type]
+        module: Any = pl_module
+        clip, hparams = module.clip, module.hparams
+        cost = count_cost(module.network, clip.frames, clip.train_crop)
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         accumulated, world = trainer.accumulate_grad_batches, trainer.world_size
         norm = hparams["norm"] + (f" {hparams['norm_kwargs']}" if hparams["norm_kwargs"] else "")
@@ -44,7 +45,7 @@ def _synced(trainer: Trainer, batch: int) -> str:
     return f" on each process, synchronised to {batch * trainer.world_size}" if synced else ""
 
 
-def _print_scores(prefix: str, trainer: Trainer, pl_module: LightningModule) -> None:
+def _print_scores(prefix: str, trainer: Trainer, pl_module: Any) -> None:
     metrics: dict[str, Any] = trainer.callback_metrics
     if f"{prefix}/top1" not in metrics:
         return
