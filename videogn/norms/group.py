@@ -1,0 +1,173 @@
+"""Group normalisation (Wu & He 2018, arXiv 1803.08494, equations 1, 2, 6 and 7), layer norm and instance norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .common import at_least_float32, check_arguments, check_input
+
+DEFAULT_GROUPS = 32
+
+
+def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalises every sample over its spatial positions and the channels of a group.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias,   var biased
+
+    Args:
+        x: (N, C, spatial...), any memory format.
+        num_groups: divides C; group g holds the channels from g·C/num_groups on.
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+
+    Returns:
+        y, in the dtype and the memory format of ``x``, under autocast too. Statistics and arithmetic are in float32,
+        or float64 for float64. Autograd keeps ``x`` and the statistics alone. Differentiable once.
+    """
+    # torch's own group_norm is not used: on CUDA it keeps the statistics of a bfloat16 input in bfloat16, and autocast
+    # turns its output into float32; on CPU its channels-last kernel takes the variance as E[x²] - E[x]², which is 0
+    # where the mean is large, and its backward pass takes ten times as long with few channels per group.
+    if torch.compiler.is_compiling():
+        return _normalise(x, num_groups, weight, bias, eps)[0]  # the compiler decides what to keep for the backward
+    return _GroupNorm.apply(x, num_groups, weight, bias, eps)
+
+
+def _per_channel(statistic: Tensor, like: Tensor) -> Tensor:
+    """(N or 1, G or C, C/G or 1) -> (N or 1, C, 1...), to be broadcast against ``like``."""
+    rows, groups, _ = statistic.shape
+    channels = like.shape[1]
+    return statistic.expand(rows, groups, channels // groups).reshape(rows, channels, *[1] * (like.dim() - 2))
+
+
+def _normalise(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns y, and mean and 1 / sqrt(var + eps) of the groups, each (N, G, 1)."""
+    samples, channels = x.shape[:2]
+    spatial = list(range(2, x.dim()))
+    shape = (samples, num_groups, channels // num_groups)
+    wide = at_least_float32(x)
+    mean = wide.mean(spatial).view(shape).mean(2, keepdim=True)
+    # In two steps, first over space and then over the group: both reductions are fast in every memory format.
+    centred = wide - _per_channel(mean, x)
+    squares = centred.square()
+    rstd = (squares.mean(spatial).view(shape).mean(2, keepdim=True) + eps).rsqrt()
+    scale = _per_channel((rstd * weight.to(wide.dtype).view(1, *shape[1:])).view(samples, channels, 1), x)
+    shift = _per_channel(bias.to(wide.dtype).view(1, channels, 1), x)
+    # Fresh memory is what costs most on a CPU, so the squares' is used again; a compiler plans its memory itself.
+    out = torch.addcmul(shift, centred, scale, out=None if torch.compiler.is_compiling() else squares)
+    return out.to(x.dtype), mean, rstd
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Keeps x in its own dtype; plain autograd would keep the centred values in float32 as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        out, mean, rstd = _normalise(x, num_groups, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # With x̂ the normalised input, g = grad · weight and means over the values of a group:
+        #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        samples, channels = x.shape[:2]
+        groups = mean.shape[1]
+        shape = (samples, groups, channels // groups)
+        spatial = list(range(2, x.dim()))
+        values = shape[2] * math.prod(x.shape[2:])
+
+        centred = at_least_float32(x) - _per_channel(mean, x)
+        wide = at_least_float32(grad)
+        product = centred * wide
+        sum_grad = wide.sum(spatial).view(shape)
+        sum_grad_hat = product.sum(spatial).view(shape) * rstd
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            gamma = weight.to(centred.dtype).view(1, *shape[1:])
+            mean_g = _per_channel((sum_grad * gamma).sum(2, keepdim=True) / values * rstd, x)
+            mean_g_hat = _per_channel((sum_grad_hat * gamma).sum(2, keepdim=True) / values * rstd.square(), x)
+            scale = _per_channel((rstd * gamma).view(samples, channels, 1), x)
+            grad_x = torch.addcmul(-mean_g, centred, -mean_g_hat, out=product).addcmul_(wide, scale).to(x.dtype)
+        grad_weight = sum_grad_hat.sum(0).view(channels).to(weight.dtype)
+        grad_bias = sum_grad.sum(0).view(channels).to(bias.dtype)
+        return grad_x, None, grad_weight, grad_bias, None
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation over (T, H, W) and the channels of a group, per sample; see :func:`group_norm`.
+
+    Training and evaluation are the same, and no sample depends on another.
+
+    Args:
+        num_channels: channels C of the inputs (N, C, L), (N, C, H, W) or (N, C, T, H, W).
+        num_groups: number of groups, which must divide C; 32 when neither this nor ``channels_per_group`` is given.
+        channels_per_group: instead of ``num_groups``.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: arguments out of range, both ways of grouping, groups that do not divide C (names the allowed
+            values), an input of another shape, an empty input, or (in training) one value per group: the output would
+            be the bias, whatever the input. In evaluation such an input is let through.
+    """
+
+    name = "gn"
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int | None = None,
+        channels_per_group: int | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        arguments = {"num_groups": num_groups, "channels_per_group": channels_per_group}
+        check_arguments(self.name, {"num_channels": num_channels, "eps": eps} | arguments)
+        key, divisor = "num_groups", num_groups or DEFAULT_GROUPS
+        if channels_per_group is not None:
+            key, divisor = "channels_per_group", channels_per_group
+        if num_channels % divisor:
+            allowed = ", ".join(str(i) for i in range(1, num_channels + 1) if num_channels % i == 0)
+            raise ValueError(f"{num_channels} channels cannot be divided by {key}={divisor}; allowed {key}: {allowed}")
+        super().__init__(divisor if key == "num_groups" else num_channels // divisor, num_channels, eps=eps)
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_input(input, self.num_channels, self.name)
+        if self.training and not torch.compiler.is_compiling():
+            values = self.num_channels // self.num_groups * input.shape[2:].numel()
+            if values == 1:
+                raise ValueError(
+                    f"{self.name}: expected more than 1 value per group when training, got an input of shape "
+                    f"{tuple(input.shape)} and num_groups={self.num_groups}"
+                )
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class LayerNorm(GroupNorm):
+    """Group norm with one group: statistics over (C, T, H, W) per sample (Ba et al. 2016, arXiv 1607.06450).
+
+    Weight and bias are per channel, as in the group norm paper. Arguments and errors are those of :class:`GroupNorm`.
+    """
+
+    name = "ln"
+
+    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__(num_channels, num_groups=1, eps=eps)
+
+
+class InstanceNorm(GroupNorm):
+    """Group norm with C groups: statistics over (T, H, W) per sample and channel (Ulyanov et al., arXiv 1607.08022).
+
+    Arguments and errors are those of :class:`GroupNorm`.
+    """
+
+    name = "in"
+
+    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__(num_channels, channels_per_group=1, eps=eps)
