@@ -1,0 +1,144 @@
+"""Opens one video file and nothing else, and gives plain reasons for what is no video."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import av
+
+from videogn.errors import VideoError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# FFmpeg's demuxers that read the file they are given and no other. Absent on purpose: hls, dash, concat and imf
+# (playlists that name other files or addresses), image2 (a folder) and raw streams, which match almost any bytes.
+CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg")
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+MAX_PIXELS = 16384 * 16384
+"""Pixels per frame above which a file is refused: a header of a few bytes can ask for gigabytes."""
+
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<?xml", b"[playlist]", b"<ASX")
+_SEGMENT = b"\x18\x53\x80\x67"  # the EBML element that holds everything in a Matroska file
+
+FFMPEG_ERRORS: tuple[type[Exception], ...] = (av.FFmpegError, ValueError, OSError, MemoryError, UnicodeError)
+"""What PyAV raises on damaged input; always reported as :class:`~videogn.errors.VideoError`."""
+
+
+def open_video(path: str | os.PathLike[str]) -> tuple[InputContainer, VideoStream]:
+    """Opens a video file and its best video stream, for decoding in this thread alone. Other streams are discarded.
+
+    Only the containers of :data:`CONTAINERS` and only the ``file`` protocol are allowed, so that a playlist with a
+    video's name opens no other file and no network address.
+
+    Raises:
+        VideoError: no regular file, empty, cut off, not a video, or without a video stream.
+    """
+    check_file(path)
+    try:
+        # An absolute path can never be taken for a protocol ("http:...") by FFmpeg.
+        container = av.open(os.path.abspath(path), options=dict(OPTIONS), metadata_errors="replace")
+    except FFMPEG_ERRORS as error:
+        raise VideoError(path, f"not a video file, or too damaged to open ({reason_of(error)})") from error
+    try:
+        stream = _best_stream(container, path)
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = av.stream.Discard.all
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raises VideoError for what can be seen to be no video, or a part of one, without opening it as a video."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise VideoError(path, "a directory, not a video file")
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoError(path, "not a regular file")
+        if status.st_size == 0:
+            raise VideoError(path, "empty file (0 bytes)")
+        with open(path, "rb") as file:
+            head = file.read(64)
+            if any(head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark) for mark in _PLAYLISTS):
+                raise VideoError(path, "not a video file: a playlist or text that refers to other files")
+            missing = _cut_off(file, head, status.st_size)
+    except FileNotFoundError as error:
+        raise VideoError(path, "no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise VideoError(path, f"cannot be read: {reason_of(error)}") from error
+    if missing:
+        raise VideoError(path, missing)
+
+
+def is_mp4_or_matroska(path: str | os.PathLike[str]) -> bool:
+    """Whether the first bytes are those of an ISO media (mp4, mov) or a Matroska (mkv, webm) file."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:4] == b"\x1a\x45\xdf\xa3"
+
+
+def reason_of(error: BaseException) -> str:
+    """One line, without FFmpeg's error number and without the path, which VideoError has already."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _best_stream(container: InputContainer, path: str | os.PathLike[str]) -> VideoStream:
+    cover = av.stream.Disposition.attached_pic
+    films = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not films:
+        kinds = sorted({stream.type for stream in container.streams} - {"video"})
+        raise VideoError(path, f"no video stream ({' and '.join(kinds)} only)" if kinds else "no video stream")
+    best: Any = container.streams.best("video")
+    stream = best if best is not None and not best.disposition & cover else films[0]
+    codec = stream.codec_context
+    if codec is None:
+        raise VideoError(path, "the video's codec is not known to this FFmpeg")
+    if codec.width * codec.height > MAX_PIXELS:
+        raise VideoError(path, f"frames of {codec.width}x{codec.height} pixels, more than {MAX_PIXELS} are refused")
+    codec.thread_type = av.codec.context.ThreadType.NONE
+    codec.thread_count = 1
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
+
+
+def _cut_off(file: BinaryIO, head: bytes, size: int) -> str | None:
+    """Why the file is shorter than its own header says, or None."""
+    if head[4:8] == b"ftyp":
+        return _cut_off_mp4(file, size)
+    if head[:4] == b"\x1a\x45\xdf\xa3" and (at := head.find(_SEGMENT)) >= 0 and len(head) > at + 12:
+        length = 9 - head[at + 4].bit_length()  # an EBML number: leading zero bits give its length in bytes
+        value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
+        end = at + 4 + length + value
+        if length <= 8 and value != (1 << 7 * length) - 1 and end > size:  # all ones: size unknown, as in a live stream
+            return f"truncated: {size} of {end} bytes"
+    return None
+
+
+def _cut_off_mp4(file: BinaryIO, size: int) -> str | None:
+    """Walks over the top-level boxes (ISO/IEC 14496-12, 4.2)."""
+    at, seen = 0, set()
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length, kind = struct.unpack(">I4s", head[:8])
+        if length == 1 and len(head) == 16:
+            length = struct.unpack(">Q", head[8:])[0]
+        elif length == 0:  # to the end of the file
+            length = size - at
+        if length < 8 or not kind.isascii():  # bytes after the last box: FFmpeg ignores them, too
+            break
+        seen.add(kind)
+        if at + length > size and kind == b"moov":
+            return f"truncated: the index (moov box) ends at byte {at + length}, the file at {size}"
+        at += length
+    if b"moov" not in seen:
+        return f"truncated or never finished: {size} bytes without an index (moov box)"
+    return None

@@ -1,0 +1,273 @@
+"""Exact frames through PyAV, in one thread, at the cost of decoding the frames that are needed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from videogn.data.decode_index import MISSING, FrameIndex, distrust, index_counted, index_packets, read_packets
+from videogn.data.decode_open import FFMPEG_ERRORS, open_video, reason_of
+from videogn.data.decode_rgb import RGBConverter
+from videogn.errors import VideoError
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+
+
+class PyAVDecoder:
+    """Reads frames of one file by number. Holds the file open until :meth:`close`; belongs to one process and thread.
+
+    Frames are sought by presentation time where the container can be trusted (``index.seekable``); in other files every
+    frame from the first is decoded and counted. Only the frames that are returned are converted to RGB.
+
+    Attributes:
+        codec: FFmpeg's name, such as ``h264``.
+        container_name: FFmpeg's name, such as ``mov`` (also for mp4) or ``matroska`` (also for webm).
+        pix_fmt: FFmpeg's name of the stored pixels' format, such as ``yuv420p``.
+        index: which packet holds which frame.
+
+    Raises:
+        VideoError: see :func:`~videogn.data.decode_open.open_video`; also, from the reading methods, damaged frames.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        self._open()
+        try:
+            self.codec: str = self.stream.codec_context.codec.canonical_name
+            self.container_name: str = self.container.format.name.split(",")[0]
+            self.pix_fmt: str = self.stream.codec_context.pix_fmt or "unknown"
+            self.index = self._build_index()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.container.close()
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """Frames by number.
+
+        Args:
+            indices: (T,) int64 within [0, number of frames), in any order, repeated or not.
+
+        Returns:
+            uint8 (T, H, W, 3), RGB, turned as displayed.
+        """
+        wanted, inverse = np.unique(indices, return_inverse=True)
+        frames = self._read_unique(wanted)
+        if len(wanted) == len(indices) and (inverse == np.arange(len(indices))).all():
+            return frames
+        return frames[torch.from_numpy(inverse)]
+
+    def first_frame(self) -> VideoFrame:
+        """The first frame, decoded but not converted: what a header does not tell is in there."""
+        for _, frame in self._decode(np.zeros(1, np.int64)):
+            return frame
+        raise VideoError(self.path, "the first frame cannot be decoded")
+
+    def keys_are_idr(self) -> bool:
+        """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
+        extra = self.stream.codec_context.extradata or b""
+        length_size = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
+        _, packets = self._seek(0)
+        return all(5 in nal_types(bytes(packet), length_size) for packet in packets if packet.is_keyframe)
+
+    def _read_unique(self, wanted: np.ndarray) -> torch.Tensor:
+        out: torch.Tensor | None = None
+        to_rgb = RGBConverter()
+        slot = {int(i): n for n, i in enumerate(wanted)}
+        for i, frame in self._decode(wanted):
+            try:
+                picture = to_rgb(frame)
+            except FFMPEG_ERRORS as error:
+                raise VideoError(self.path, f"frame {i} cannot be converted to RGB ({reason_of(error)})") from error
+            if out is None:
+                out = torch.empty((len(wanted), *picture.shape), dtype=torch.uint8)
+                target = out.numpy()
+            if picture.shape != target.shape[1:]:
+                was, now = target.shape[2:0:-1], picture.shape[1::-1]
+                raise VideoError(self.path, f"the frame size changes from {was} to {now} at frame {i}")
+            target[slot[i]] = picture
+        if out is None:
+            raise VideoError(self.path, "no frame was asked for")
+        return out
+
+    def _decode(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
+        """(number, frame) for each of the sorted, unique ``wanted``, each once."""
+        if not self.index.seekable:
+            yield from self._decode_counting(wanted)
+            return
+        missing = set(wanted.tolist())
+        for start, stop, numbers in decode_runs(self.index, wanted):
+            for i, frame in self._decode_run(start, stop, numbers):
+                missing.discard(i)
+                yield i, frame
+        if missing:
+            # Key frames that do not stand alone (gradual intra refresh): from the first packet all are shown.
+            last = int(self.index.packet[max(missing)])
+            for i, frame in self._decode_run(0, last, missing.copy()):
+                missing.discard(i)
+                yield i, frame
+        if missing:
+            raise VideoError(self.path, f"frame {min(missing)} of {len(self.index)} cannot be decoded")
+
+    def _decode_run(self, start: int, stop: int, numbers: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """The frames ``numbers``, by decoding the packets from ``start`` to ``stop``, both counted."""
+        frame_of_pts = self.index.frame_of_pts
+        skipping = False
+        number = start
+        if start > 0 and self.codec == "h264" and not self._primed:
+            self._prime()
+        try:
+            for number, packet in self._packets_from(start):
+                context = self.stream.codec_context
+                if self.codec == "h264" and skipping != (frame_of_pts.get(packet.pts, -1) not in numbers):
+                    # No frame is predicted from a non-reference frame, so the decoder may drop those nobody wants.
+                    skipping = not skipping
+                    context.skip_frame = "NONREF" if skipping else "DEFAULT"
+                decoded = context.decode(packet)
+                if number == stop:
+                    decoded += context.decode(None)
+                for frame in decoded:
+                    i = frame_of_pts.get(frame.pts, -1)
+                    if i in numbers:
+                        if frame.is_corrupt:
+                            raise VideoError(self.path, f"frame {i} of {len(self.index)} is damaged")
+                        yield i, frame
+                if number == stop:
+                    return
+        except FFMPEG_ERRORS as error:
+            at = np.flatnonzero(self.index.packet == number)
+            which = f"frame {at[0]} of {len(self.index)}" if len(at) else f"packet {number}"
+            raise VideoError(self.path, f"{which} cannot be decoded ({reason_of(error)})") from error
+        finally:
+            self.stream.codec_context.skip_frame = "DEFAULT"
+            self.stream.codec_context.flush_buffers()
+
+    def _packets_from(self, start: int) -> Iterator[tuple[int, Packet]]:
+        """(number, packet) from packet ``start`` on, or from packet 0 where no seek leads to ``start`` or before it."""
+        number, packets = self._seek(start)
+        for number, packet in enumerate(packets, number):  # noqa: B020
+            if number >= len(self.index.pts) or packet.pts != self.index.pts[number]:
+                raise VideoError(self.path, f"packet {number} differs from one reading to the next")
+            if number >= start:
+                yield number, packet
+        raise VideoError(self.path, f"ends before packet {len(self.index.pts)}")
+
+    def _seek(self, start: int) -> tuple[int, Iterator[Packet]]:
+        """The packets from some packet at or before ``start``, and the number of the first of them."""
+        for target in (int(self.index.pts[start]), int(self.index.dts[start])):
+            try:
+                self.container.seek(target, stream=self.stream)
+                packets = self._demux()
+                first = next(packets, None)
+            except FFMPEG_ERRORS:
+                continue
+            if first is None:
+                continue
+            dts = MISSING if first.dts is None else first.dts
+            at = np.flatnonzero((self.index.pts == first.pts) & (self.index.dts == dts))
+            if len(at) == 1 and at[0] <= start:
+                return int(at[0]), itertools.chain([first], packets)
+        self._reopen()
+        return 0, self._demux()
+
+    def _demux(self) -> Iterator[Packet]:
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
+
+    def _decode_counting(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
+        missing = set(wanted.tolist())
+        last = int(wanted[-1])
+        for i, frame in enumerate(self._decode_all()):
+            if i in missing:
+                missing.discard(i)
+                yield i, frame
+            if i == last:
+                return
+        raise VideoError(self.path, f"frame {min(missing)} of {len(self.index)} cannot be decoded")
+
+    def _decode_all(self) -> Iterator[VideoFrame]:
+        """Every frame from the first, as ``ffmpeg`` shows them."""
+        self._reopen()
+        shown = 0
+        try:
+            for packet in self.container.demux(self.stream):
+                try:
+                    frames = self.stream.codec_context.decode(packet)
+                except FFMPEG_ERRORS:
+                    if shown == 0:  # begins between two key frames: FFmpeg, too, drops what it cannot show
+                        continue
+                    raise
+                for frame in frames:
+                    shown += 1
+                    yield frame
+        except FFMPEG_ERRORS as error:
+            raise VideoError(self.path, f"frame {shown} cannot be decoded ({reason_of(error)})") from error
+
+    def _build_index(self) -> FrameIndex:
+        packets = read_packets(self.container, self.stream, self.path)
+        reason = distrust(self.container, self.stream, packets)
+        if reason is None:
+            return index_packets(packets, self.stream)
+        pts = [frame.pts for frame in self._decode_all()]
+        if not pts:
+            raise VideoError(self.path, "no frame can be decoded")
+        return index_counted(pts, packets, self.stream, reason)
+
+    def _prime(self) -> None:
+        """Shows packet 0 to the decoder before the first seek.
+
+        The encoder's version stands there alone, and FFmpeg needs it to decode old x264 streams as they were meant
+        (4:4:4 above all). For 4:2:0 the headers do, and no picture is decoded.
+        """
+        _, packets = self._seek(0)
+        context = self.stream.codec_context
+        context.skip_frame = "ALL" if self.pix_fmt in ("yuv420p", "yuvj420p") else "DEFAULT"
+        context.decode(next(packets))
+        context.decode(None)
+        context.flush_buffers()
+        context.skip_frame = "DEFAULT"
+        self._primed = True
+
+    def _open(self) -> None:
+        self.container, self.stream = open_video(self.path)
+        self._primed = False
+
+    def _reopen(self) -> None:
+        self.container.close()
+        self._open()
+
+
+def decode_runs(index: FrameIndex, wanted: np.ndarray) -> list[tuple[int, int, set[int]]]:
+    """Splits sorted, unique frame numbers into runs (start packet, stop packet, frames) with packets to skip between.
+
+    A run goes on while the next frame's key packet lies within it or directly after it; else a jump saves decoding.
+    """
+    runs: list[tuple[int, int, set[int]]] = []
+    for i in wanted.tolist():
+        start, packet = int(index.start[i]), int(index.packet[i])
+        if runs and start <= runs[-1][1] + 1:
+            before = runs[-1]
+            before[2].add(i)
+            runs[-1] = (before[0], max(before[1], packet), before[2])
+        else:
+            runs.append((start, packet, {i}))
+    return runs
+
+
+def nal_types(data: bytes, length_size: int) -> set[int]:
+    """Types of the NAL units of an H.264 packet: after lengths of ``length_size`` bytes, or after start codes if 0."""
+    if length_size == 0:
+        return {unit[0] & 31 for unit in data.split(b"\0\0\1")[1:] if unit}
+    types, at = set(), 0
+    while at + length_size < len(data):
+        types.add(data[at + length_size] & 31)
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+    return types
