@@ -1,0 +1,237 @@
+"""Loaders for training and evaluation, from a folder of videos and a clip specification."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+
+from videogn.data.classes import ClassList, read_class_names
+from videogn.data.dataset import (
+    ClipBatch,
+    EvalSampler,
+    EvalVideos,
+    TrainClips,
+    TrainSampler,
+    VideoBatch,
+    start_worker,
+)
+from videogn.data.decode import Backend, check_backend
+from videogn.data.demo import DemoSpec, generate_demo
+from videogn.data.index import VideoIndex, listed_class_names, read_index
+from videogn.data.layouts import Layout, Source, Split, find_source, no_source
+from videogn.errors import UsageError
+from videogn.spec import ClipSpec
+
+_CLIP = ClipSpec()
+_MAX_WORKERS = 16
+_STAGES: dict[str, tuple[str, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+
+class KineticsDataModule(LightningDataModule):
+    """Kinetics, or any data set in class folders, list files or the CVDF layout of Kinetics.
+
+    Works with a trainer and without one: ``data.prepare_data(); data.setup(); next(iter(data.train_dataloader()))``.
+
+    Args:
+        root: folder of the data set; holds train/ and val/ with one folder per class, or the csv files and archives'
+            contents of Kinetics, or the files that the lists name.
+        clip: how clips are cut: frames, stride, sizes, mean and std, views in evaluation.
+        batch_size: training clips per process and forward pass: what a batch norm sees.
+        eval_batch_size: videos per process that evaluation loads at a time; each comes with all its views.
+        layout: folders, list or cvdf; auto finds out.
+        train_list: list of the training split, one "path label" per line with a space, a tab or a comma between; or its
+            csv in the format of Kinetics. Relative to the working folder, or else to root.
+        val_list: the same for the validation split.
+        test_list: the same for the test split; without labels it serves prediction.
+        path_prefix: folder that the paths in the lists start from, relative to root; root itself by default.
+        class_names: kinetics400, or a text file with one class name per line, in the order of the labels. By default
+            the names of the training split: Kinetics-400's official order if at least half of its names and no others
+            are there, sorted otherwise.
+        num_workers: decoding processes per training process; by default the cores that this process may use, shared by
+            the processes of this machine, less one for the training itself, between 1 and 16.
+        backend: decoder of the video files.
+        seed: of the order of videos, the clips and the augmentation.
+        pin_memory: page-locked memory for batches; by default where a CUDA device is.
+        demo: generates the demo videos in root first, once, if given.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        clip: ClipSpec = _CLIP,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        layout: Layout = "auto",
+        train_list: str | None = None,
+        val_list: str | None = None,
+        test_list: str | None = None,
+        path_prefix: str | None = None,
+        class_names: str | None = None,
+        num_workers: int | None = None,
+        backend: Backend = "pyav",
+        seed: int = 0,
+        pin_memory: bool | None = None,
+        demo: DemoSpec | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < low:
+                raise UsageError(f"data.{name}: expected at least {low}, found {value}")
+        self.root = root
+        self.clip = clip
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.layout: Layout = layout
+        self.lists = {"train": train_list, "val": val_list, "test": test_list}
+        self.path_prefix = path_prefix
+        self.num_workers = num_workers
+        self.backend: Backend = backend
+        self.seed = seed
+        self.pin_memory = pin_memory
+        self.demo = demo
+        self._class_names_option = class_names
+        self._classes: ClassList | None = None
+        self._indices: dict[str, VideoIndex] = {}
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Generates the demo videos if they are asked for; Lightning calls this in one process per machine."""
+        if self.demo is not None:
+            rank_zero_info(f"demo videos in {os.path.abspath(self.root)} (generated once)")
+            generate_demo(self.root, self.demo)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the annotations of the splits that a stage needs and checks them; splits already read are kept.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``; None is training and validation.
+
+        Raises:
+            UsageError: no such folder or split, no videos, labels outside the classes, a decoder not installed.
+        """
+        check_backend(self.backend)
+        for split in _STAGES.get(stage or "fit", ("predict",)):
+            if split not in self._indices:
+                self._indices[split] = self._read(split)
+                rank_zero_info(f"{split}: {self._indices[split].summary()}")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Name of every label; None before :meth:`setup`, and for prediction on videos without labels."""
+        return self._classes.names if self._classes is not None else None
+
+    def index(self, split: str) -> VideoIndex:
+        """The videos of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``; reads them if no stage has."""
+        if split not in self._indices:
+            self._indices[split] = self._read(split)
+        return self._indices[split]
+
+    def _read(self, split: str) -> VideoIndex:
+        source = self._source(split)
+        labelled = split != "predict"
+        if self._classes is None:
+            self._classes, note = self._find_classes(required=labelled)
+            if note:
+                rank_zero_info(f"classes: {note}")
+        return read_index(source, self._classes, self.path_prefix, require_labels=labelled)
+
+    def _source(self, split: str) -> Source:
+        """Where a split is written down. Data sets that publish no test split are tested on the validation split."""
+        tried: tuple[Split, ...] = {"train": ("train",), "val": ("val",)}.get(split, ("test", "val"))  # type: ignore[assignment]
+        for name in tried:
+            source = find_source(self.root, name, self.layout, self.lists[name])
+            if source is not None:
+                return source
+        raise no_source(os.path.abspath(os.path.expanduser(self.root)), tried[0], self.layout)
+
+    def _find_classes(self, required: bool) -> tuple[ClassList | None, str | None]:
+        if self._class_names_option is not None:
+            return ClassList(read_class_names(self._class_names_option)), None
+        source = find_source(self.root, "train", self.layout, self.lists["train"])
+        if source is None:
+            if not required:
+                return None, None
+            raise UsageError(
+                f"data.root {os.path.abspath(os.path.expanduser(self.root))}: expected a training split, which says "
+                "what the classes are and in which order, found none. Set data.class_names to kinetics400, or to a "
+                "text file with one class name per line."
+            )
+        names, note = listed_class_names(source)
+        return ClassList(names), note
+
+    # -- loaders ---------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of type :class:`~videogn.data.dataset.ClipBatch`.
+
+        Raises:
+            UsageError: fewer videos than one optimiser step needs.
+        """
+        index = self.index("train")
+        world, rank = self._processes()
+        accumulate = int(getattr(self.trainer, "accumulate_grad_batches", 1) or 1)
+        sampler = TrainSampler(len(index), self.batch_size, self.seed, world, rank, accumulate)
+        if len(sampler) == 0:
+            raise UsageError(
+                f"data.batch_size: expected at most {len(index)} clips per step, the number of training videos, found "
+                f"{self.batch_size * world * accumulate} ({self.batch_size} per forward pass, {world} processes, "
+                f"{accumulate} passes per step)"
+            )
+        data = TrainClips(index, self.clip, self.seed, self.backend)
+        return self._loader(data, sampler, self.batch_size, ClipBatch.collate)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of type :class:`~videogn.data.dataset.VideoBatch`."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of type :class:`~videogn.data.dataset.VideoBatch`: the test split, or else the validation split."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """As :meth:`test_dataloader`; the videos need no labels."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, split: str) -> DataLoader[Any]:
+        index = self.index(split)
+        sampler = EvalSampler(len(index), *self._processes())
+        return self._loader(
+            EvalVideos(index, self.clip, self.backend), sampler, self.eval_batch_size, VideoBatch.collate
+        )
+
+    def _loader(self, data: Dataset[Any], sampler: Any, batch_size: int, collate: Any) -> DataLoader[Any]:
+        workers = self.num_workers if self.num_workers is not None else self._default_workers()
+        return DataLoader(
+            data,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available() if self.pin_memory is None else self.pin_memory,
+            worker_init_fn=start_worker,
+            persistent_workers=workers > 0,
+        )
+
+    def _processes(self) -> tuple[int, int]:
+        """Number of processes and rank of this one."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+
+    def _default_workers(self) -> int:
+        processes = self.trainer.num_devices if self.trainer is not None else 1
+        return max(1, min(_MAX_WORKERS, available_cores() // max(1, processes) - 1))
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use, which a container or a scheduler can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,258 @@
+"""The demo data set: short H.264 videos of one moving, textured shape; the class is the motion.
+
+One frame alone tells nothing about the class, at any moment of the video: place, size and angle of the shape have the
+same distribution in every frame of every class. The place is uniform on a torus (what leaves the picture on one side
+comes in on the other), the angle uniform on the circle, the logarithm of the size uniform on an interval, and each
+motion moves one of the three at constant speed around its circle; a shape that has grown to the largest size starts
+again at the smallest one. Colours, texture, outline and background are drawn alike for all classes.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from videogn.errors import UsageError
+
+# Change per frame along (x, y, angle, log size), in units of the motion's own speed. y and angles grow downwards and
+# clockwise, as picture rows do.
+MOTIONS: dict[str, tuple[int, int, int, int]] = {
+    "clockwise": (0, 0, 1, 0),
+    "counter-clockwise": (0, 0, -1, 0),
+    "down": (0, 1, 0, 0),
+    "grow": (0, 0, 0, 1),
+    "left": (-1, 0, 0, 0),
+    "right": (1, 0, 0, 0),
+    "shrink": (0, 0, 0, -1),
+    "up": (0, -1, 0, 0),
+}
+MARKER = "demo.json"
+_FORMAT = 1  # raised when the same specification gives other videos
+_SIZES = (0.18, 0.42)  # outer radius of the shape, as a share of the picture's side
+# Slowest and fastest change per frame of x, y, angle and log size, each as a share of its circle. Angles are slow
+# enough that no frame step looks like a turn the other way.
+_SPEEDS = ((0.02, 0.02, 0.015, 0.03), (0.04, 0.04, 0.03, 0.05))
+
+
+@dataclass(frozen=True)
+class DemoSpec:
+    """The generated motion videos: how many, how large, which seed.
+
+    Attributes:
+        train_per_class: training videos of each of the 8 classes.
+        val_per_class: validation videos of each class.
+        size: width and height of the videos in pixels, even.
+        frames: frames per video.
+        fps: frames per second, written into the files.
+        seed: other seeds give other videos.
+    """
+
+    train_per_class: int = 80
+    val_per_class: int = 20
+    size: int = 64
+    frames: int = 24
+    fps: int = 12
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("train_per_class", 1), ("val_per_class", 1), ("size", 16), ("frames", 2), ("fps", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"demo.{name}: expected at least {low}, found {getattr(self, name)}")
+        if self.size % 2:
+            raise ValueError(f"demo.size: expected an even number (the videos are 4:2:0), found {self.size}")
+
+
+def generate_demo(
+    root: str | os.PathLike[str],
+    spec: DemoSpec | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Writes the demo data set as class folders, ``root/{train,val}/<motion>/0000.mp4``, once.
+
+    The videos are written beside the root and moved there when all are complete, with a file ``demo.json`` that holds
+    the specification. The same specification gives the same videos on every run.
+
+    Args:
+        root: folder to create; it may exist if it is empty.
+        spec: what to generate; None is ``DemoSpec()``.
+        progress: called with the number of videos written and the number of all videos.
+
+    Returns:
+        The absolute path of the root. A root that already holds this very set is returned at once.
+
+    Raises:
+        UsageError: the root holds a demo set of another specification, an incomplete one, or anything else.
+    """
+    spec = spec or DemoSpec()
+    root = os.path.abspath(os.path.expanduser(os.fspath(root)))
+    if _is_complete(root, spec):
+        return root
+    parent, name = os.path.split(root)
+    os.makedirs(parent, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f".{name}.partial-", dir=parent)
+    try:
+        os.chmod(partial, 0o755)  # mkdtemp makes folders that nobody else may read
+        _write_videos(partial, spec, progress)
+        with open(os.path.join(partial, MARKER), "w", encoding="utf-8") as file:
+            json.dump(_marker(spec), file, indent=2)
+        try:
+            os.replace(partial, root)
+        except OSError:
+            if not _is_complete(root, spec):  # another process may have been faster with the same set
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def render_motion(motion: str, spec: DemoSpec, rng: np.random.Generator) -> np.ndarray:
+    """One video of a motion.
+
+    Args:
+        motion: a name in ``MOTIONS``.
+        spec: size and number of frames.
+        rng: source of all randomness; draws the same numbers whatever the motion.
+
+    Returns:
+        uint8 (frames, size, size, 3), RGB.
+    """
+    side, t = spec.size, np.arange(spec.frames)
+    start = rng.random(4)  # x, y, angle, log size: each a place on a circle of length 1
+    speed = rng.uniform(*_SPEEDS)
+    phase = (start + np.outer(t, speed * MOTIONS[motion])) % 1.0
+    low, high = _SIZES
+    x, y, turn, growth = phase.astype(np.float32).T[..., None, None]  # each (frames, 1, 1)
+    radius = side * low * (high / low) ** growth
+
+    pixels = np.arange(side, dtype=np.float32) + 0.5
+    dx = (pixels[None, :] - x * side + side / 2) % side - side / 2
+    dy = (pixels[:, None] - y * side + side / 2) % side - side / 2
+    cos, sin = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
+    u = (dx * cos + dy * sin) / radius  # coordinates that move with the shape; it fills the unit circle
+    v = (dy * cos - dx * sin) / radius
+    # Distances times the radius are pixels: every edge is blended over one pixel.
+    mask = np.clip(0.5 - _outline(u, v, rng) * radius, 0, 1)[..., None]
+    pattern = np.clip(0.5 + _texture(u, v, rng) * radius, 0, 1)[..., None]
+
+    background, first, second = _colours(rng).astype(np.float32)
+    slope = rng.normal(size=2)
+    slope *= rng.uniform(0, 30) / np.linalg.norm(slope)
+    ramp = (slope[0] * (pixels[None, :] - side / 2) + slope[1] * (pixels[:, None] - side / 2)) / side
+    scene = background + ramp[..., None].astype(np.float32)
+    shape = first + (second - first) * pattern
+    return (scene + (shape - scene) * mask).clip(0, 255).round().astype(np.uint8)
+
+
+def _outline(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Distance to the outline, negative inside: a rectangle, a triangle, an ellipse, or an L."""
+    kind, ratio = rng.integers(4), rng.uniform(0.5, 0.75)
+    if kind == 0:
+        return np.maximum(np.abs(u) - np.sqrt(1 - ratio**2), np.abs(v) - ratio)
+    if kind == 1:
+        return np.maximum(np.maximum(-u - 0.5, 0.5 * u + 0.87 * v - 0.5), 0.5 * u - 0.87 * v - 0.5)
+    if kind == 2:
+        return (np.hypot(u, v / ratio) - 1) * ratio
+    box = np.maximum(np.abs(u), np.abs(v)) - 0.7
+    return np.maximum(box, np.minimum(0.7 - ratio - u, 0.7 - ratio - v))
+
+
+def _texture(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Signed distance to the border of two colours: stripes, a chess board or dots, off the centre."""
+    kind, width = rng.integers(3), rng.uniform(0.35, 0.55)
+    phase = rng.uniform(0, 2, size=2)
+    a = np.abs((u / width + phase[0]) % 2 - 1) - 0.5
+    b = np.abs((v / width + phase[1]) % 2 - 1) - 0.5
+    if kind == 0:
+        return a * width
+    if kind == 1:
+        return np.sign(a * b) * np.minimum(np.abs(a), np.abs(b)) * width
+    return (0.45 - np.hypot(a + 0.5, b + 0.5)) * width
+
+
+def _colours(rng: np.random.Generator) -> np.ndarray:
+    """Background and two colours of the shape, RGB, (3 colours, 3).
+
+    Their brightness differs, because 4:2:0 video keeps little of a difference in hue.
+    """
+    background = rng.uniform(30, 90)
+    first, second = rng.permutation([150.0, 220.0])
+    tints = rng.uniform(-45, 45, size=(3, 3))
+    levels = np.array([background, first, second])
+    return levels[:, None] + tints - tints.mean(axis=1, keepdims=True)
+
+
+def _write_videos(root: str, spec: DemoSpec, progress: Callable[[int, int], None] | None) -> None:
+    jobs = []
+    for split, (name, count) in enumerate({"train": spec.train_per_class, "val": spec.val_per_class}.items()):
+        for label, motion in enumerate(MOTIONS):
+            folder = os.path.join(root, name, motion)
+            os.makedirs(folder)
+            for i in range(count):
+                jobs.append((os.path.join(folder, f"{i:04d}.mp4"), motion, (spec.seed, split, label, i)))
+
+    def write(job: tuple[str, str, tuple[int, ...]]) -> None:
+        path, motion, seed = job
+        _encode(path, render_motion(motion, spec, np.random.default_rng(seed)), spec.fps)
+
+    # Threads are enough: the encoder and most of the drawing run outside the interpreter's lock.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done, _ in enumerate(pool.map(write, jobs), 1):
+            if progress is not None:
+                progress(done, len(jobs))
+
+
+def _encode(path: str, frames: np.ndarray, fps: int) -> None:
+    with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # One thread: the bytes do not depend on the machine's cores.
+        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _marker(spec: DemoSpec) -> dict[str, object]:
+    return {"data": "videogn demo: generated motion videos", "format": _FORMAT, "spec": asdict(spec)}
+
+
+def _is_complete(root: str, spec: DemoSpec) -> bool:
+    """True when the root holds exactly this set, False when there is nothing yet."""
+    if not os.path.lexists(root) or (os.path.isdir(root) and not os.listdir(root)):
+        return False
+    try:
+        with open(os.path.join(root, MARKER), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{root}: expected an empty or new folder for the demo data, found files of another kind. "
+            "Nothing was written; give another data.root."
+        ) from None
+    wanted = _marker(spec)
+    if found != wanted:
+        raise UsageError(
+            f"{root}: expected the demo data of {wanted['spec']}, found that of {found.get('spec')}. "
+            "Delete the folder to generate it again, or give another data.root."
+        )
+    counts = {"train": spec.train_per_class, "val": spec.val_per_class}
+    for split, count in counts.items():
+        for motion in MOTIONS:
+            folder = os.path.join(root, split, motion)
+            held = len(os.listdir(folder)) if os.path.isdir(folder) else 0
+            if held < count:
+                raise UsageError(
+                    f"{folder}: expected {count} videos, found {held}. Delete {root} to generate it again."
+                )
+    return True
