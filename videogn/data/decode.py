@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from videogn.data.decode_open import reason_of
 from videogn.data.decode_other import Read, open_other, require
 from videogn.data.decode_pyav import PyAVDecoder
 from videogn.data.decode_rgb import display_rotation
@@ -145,7 +146,7 @@ class VideoReader:
             try:
                 return self._other(numbers)
             except Exception as error:  # the types are the libraries' own; PyAV decides whether the file is bad
-                self.fallback = f"failed while reading ({str(error).strip().splitlines()[:1]})"
+                self.fallback = f"failed while reading ({reason_of(error)})"
                 self._other = None
         return self._decoder.read(numbers)
 

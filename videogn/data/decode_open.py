@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 # (playlists that name other files or addresses), image2 (a folder) and raw streams, which match almost any bytes.
 CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg")
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
-MAX_PIXELS = 16384 * 16384
+MAX_PIXELS = 8192 * 8192
 """Pixels per frame above which a file is refused: a header of a few bytes can ask for gigabytes."""
 
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<?xml", b"[playlist]", b"<ASX")
 _SEGMENT = b"\x18\x53\x80\x67"  # the EBML element that holds everything in a Matroska file
 
-FFMPEG_ERRORS: tuple[type[Exception], ...] = (av.FFmpegError, ValueError, OSError, MemoryError, UnicodeError)
+FFMPEG_ERRORS: tuple[type[Exception], ...] = (
+    av.FFmpegError,
+    OSError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+)
 """What PyAV raises on damaged input; always reported as :class:`~videogn.errors.VideoError`."""
 
 
@@ -87,7 +94,8 @@ def is_mp4_or_matroska(path: str | os.PathLike[str]) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """One line, without FFmpeg's error number and without the path, which VideoError has already."""
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0].rstrip(".")
+    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".:")
 
 
 def _best_stream(container: InputContainer, path: str | os.PathLike[str]) -> VideoStream:

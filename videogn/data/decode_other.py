@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from videogn.data.decode_open import is_mp4_or_matroska
+from videogn.data.decode_open import is_mp4_or_matroska, reason_of
 from videogn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def open_other(backend: str, decoder: PyAVDecoder) -> Read | str:
     except UsageError:
         raise
     except Exception as error:  # the types are the libraries' own
-        return f"{backend} cannot open it ({_first_line(error)})"
+        return f"{backend} cannot open it ({reason_of(error)})"
     if length != len(decoder.index):
         return f"{backend} counts {length} frames instead of {len(decoder.index)}"
     return read
@@ -127,9 +127,5 @@ def _open_torchcodec(path: str) -> tuple[int, Read]:
 def _torchcodec_unusable(error: Exception) -> UsageError:
     return UsageError(
         "backend 'torchcodec' cannot be loaded: it needs FFmpeg's shared libraries (such as `apt install ffmpeg` or "
-        f"`conda install ffmpeg`) and the torch that it was built for ({_first_line(error)}). Or use backend='pyav'."
+        f"`conda install ffmpeg`) and the torch that it was built for ({reason_of(error)}). Or use backend='pyav'."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:120].rstrip(".:")

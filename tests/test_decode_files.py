@@ -1,0 +1,225 @@
+"""Files that are no videos, or not whole, or want to open something else: one VideoError each, at once."""
+
+import contextlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+
+import av
+import numpy as np
+import pytest
+from video_files import numbered_frame, write_audio_only, write_video
+
+from videogn.data import decode_open
+from videogn.data.decode import BACKENDS, VideoReader, probe, read_frames
+from videogn.errors import UsageError, VideoError
+
+
+def refuse(path, pattern):
+    for call in (probe, lambda p: read_frames(p, [0])):
+        with pytest.raises(VideoError, match=pattern) as caught:
+            call(path)
+        assert caught.value.path == str(path)
+        assert str(caught.value).count(str(path)) == 1
+
+
+def test_missing(tmp_path):
+    refuse(tmp_path / "nothing.mp4", "no such file")
+
+
+def test_directory(tmp_path):
+    refuse(tmp_path, "a directory")
+
+
+def test_empty(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    refuse(tmp_path / "empty.mp4", r"empty file \(0 bytes\)")
+
+
+@pytest.mark.parametrize("content", [b"hello world\n" * 50, b"\x00" * 1000, b"\x89PNG\r\n\x1a\n" + b"x" * 100])
+def test_no_video(tmp_path, content):
+    path = tmp_path / "text.mp4"
+    path.write_bytes(content)
+    refuse(path, "not a video file")
+
+
+def test_random_bytes(tmp_path):
+    path = tmp_path / "random.mp4"
+    for seed in range(5):
+        path.write_bytes(np.random.default_rng(seed).bytes(5000))
+        refuse(path, "random.mp4: ")
+
+
+def test_audio_only(tmp_path):
+    refuse(write_audio_only(tmp_path / "sound.m4a"), r"no video stream \(audio only\)")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_would_wait_for_ever(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    refuse(tmp_path / "pipe.mp4", "not a regular file")
+
+
+def test_an_absurd_frame_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_open, "MAX_PIXELS", 1000)
+    refuse(write_video(tmp_path / "large.mp4", 3), "frames of 96x64 pixels, more than 1000 are refused")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}])
+def test_cut_mp4(tmp_path, keep, options):
+    path = tmp_path / "cut.mp4"
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(i), format="rgb24")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    refuse(path, r"truncated: \d+ of 40 frames are in the file" if options and keep > 0.3 else "truncated")
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.webm", "cut.avi"])
+def test_cut_other_containers(tmp_path, name):
+    codec = {"cut.mkv": "libx264", "cut.webm": "libvpx", "cut.avi": "mpeg4"}[name]
+    path = write_video(tmp_path / name, 40, codec=codec)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    refuse(path, "truncated")
+
+
+def test_a_frame_size_that_changes(tmp_path):
+    small = write_video(tmp_path / "small.ts", 10)
+    large = write_video(tmp_path / "large.ts", 10, width=128, height=96)
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    with VideoReader(path) as reader:
+        assert reader.read([0, 5]).shape == (2, 64, 96, 3)
+        with pytest.raises(VideoError, match=r"the frame size changes from \(96, 64\) to \(128, 96\) at frame 10"):
+            reader.read([0, reader.num_frames - 1, 10])
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "avi", "ts"])
+def test_flipped_bytes_give_frames_or_one_error(tmp_path, container):
+    codec = "mpeg4" if container == "avi" else "libx264"
+    data = write_video(tmp_path / f"whole.{container}", 24, codec=codec, bframes=2).read_bytes()
+    path = tmp_path / f"flipped.{container}"
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(data)
+        for _ in range(int(rng.integers(1, 20))):
+            damaged[rng.integers(0, len(data))] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(VideoError), VideoReader(path) as reader:
+            frames = reader.read(np.arange(reader.num_frames))
+            assert frames.shape[0] == reader.num_frames
+            assert frames.shape[3] == 3
+
+
+# -- playlists --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["list.mp4", "list.avi", "list.mkv", "list.m3u8"])
+@pytest.mark.parametrize("kind", ["hls", "hls with a mark", "concat", "dash"])
+def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch, kind, name, backend):
+    monkeypatch.setattr("videogn.data.decode.require", lambda backend: None)  # the file is refused before
+    other = write_video(tmp_path / "other.mp4", 5)
+    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{other}\n#EXT-X-ENDLIST\n"
+    text = {
+        "hls": hls,
+        "hls with a mark": "\ufeff" + hls,
+        "concat": f"ffconcat version 1.0\nfile '{other}'\n",
+        "dash": f'<?xml version="1.0"?><MPD type="static"><BaseURL>{other}</BaseURL></MPD>',
+    }[kind]
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(VideoError, match="playlist"):
+        read_frames(path, [0], backend)
+
+
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_restrictions_hold_without_the_look_at_the_first_bytes(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(decode_open, "check_file", lambda path: None)
+    other = write_video(tmp_path / "other.mp4", 5)
+    path = tmp_path / "list.mp4"
+    path.write_text(
+        {"hls": f"#EXTM3U\n#EXTINF:10,\n{other}\n", "concat": f"ffconcat version 1.0\nfile '{other}'\n"}[kind]
+    )
+    with pytest.raises(VideoError, match="not a video file"):
+        read_frames(path, [0])
+
+
+def test_no_file_opens_an_address(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_open, "check_file", lambda path: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        called = []
+
+        def listen():
+            with contextlib.suppress(TimeoutError):
+                called.append(server.accept())
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path = tmp_path / "list.mp4"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(VideoError):
+            read_frames(path, [0])
+        with pytest.raises(VideoError):
+            read_frames(address, [0])
+        listener.join()
+        assert not called
+
+
+def test_a_name_that_looks_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "plain.mp4", 3).rename(tmp_path / "concat:x.mp4")
+    assert read_frames("concat:x.mp4", [0]).shape == (1, 64, 96, 3)
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_backend(tmp_path):
+    with pytest.raises(UsageError, match="expected one of pyav, decord, torchcodec, found 'opencv'"):
+        VideoReader(tmp_path / "a.mp4", "opencv")
+
+
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+def test_a_backend_that_is_not_installed(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=f"pip install {backend}"):
+        VideoReader(write_video(tmp_path / "a.mp4", 3), backend)
+
+
+def test_errors_travel_between_processes(tmp_path):
+    with pytest.raises(VideoError) as caught:
+        probe(tmp_path / "nothing.mp4")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.reason) == (str(caught.value), "no such file")
+
+
+def test_quiet_and_lazy(tmp_path):
+    path = write_video(tmp_path / "damaged.mp4", 24, bframes=2)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 2000
+    data[start : start + 200] = bytes(200)
+    path.write_bytes(data)
+    code = f"""
+import sys
+from videogn.data.decode import read_frames
+from videogn.errors import VideoError
+assert not {{"decord", "torchcodec"}} & set(sys.modules)
+try:
+    read_frames({str(path)!r}, range(24))
+except VideoError:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
