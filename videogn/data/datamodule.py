@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from rich.console import Console
+from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
 from videogn.data.classes import ClassList, read_class_names
@@ -108,8 +110,10 @@ class KineticsDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Generates the demo videos if they are asked for; Lightning calls this in one process per machine."""
         if self.demo is not None:
-            rank_zero_info(f"demo videos in {os.path.abspath(self.root)} (generated once)")
-            generate_demo(self.root, self.demo)
+            rank_zero_info(f"demo videos: {os.path.abspath(self.root)}")
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task("writing demo videos", total=None)
+                generate_demo(self.root, self.demo, lambda done, total: bar.update(task, completed=done, total=total))
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the annotations of the splits that a stage needs and checks them; splits already read are kept.

@@ -1,6 +1,6 @@
-"""The demo data set: short H.264 videos of one moving, textured shape; the class is the motion.
+"""The demo data set: short H.264 videos of three moving, textured shapes; the class is the motion that they share.
 
-One frame alone tells nothing about the class, at any moment of the video: place, size and angle of the shape have the
+One frame alone tells nothing about the class, at any moment of the video: place, size and angle of each shape have the
 same distribution in every frame of every class. The place is uniform on a torus (what leaves the picture on one side
 comes in on the other), the angle uniform on the circle, the logarithm of the size uniform on an interval, and each
 motion moves one of the three at constant speed around its circle; a shape that has grown to the largest size starts
@@ -39,10 +39,10 @@ MOTIONS: dict[str, tuple[int, int, int, int]] = {
 }
 MARKER = "demo.json"
 _FORMAT = 1  # raised when the same specification gives other videos
-_SIZES = (0.18, 0.42)  # outer radius of the shape, as a share of the picture's side
+_SIZES = (0.14, 0.28)  # outer radius of the shape, as a share of the picture's side
 # Slowest and fastest change per frame of x, y, angle and log size, each as a share of its circle. Angles are slow
 # enough that no frame step looks like a turn the other way.
-_SPEEDS = ((0.02, 0.02, 0.015, 0.03), (0.04, 0.04, 0.03, 0.05))
+_SPEEDS = ((0.025, 0.025, 0.02, 0.035), (0.045, 0.045, 0.035, 0.055))
 
 
 @dataclass(frozen=True)
@@ -116,49 +116,66 @@ def generate_demo(
     return root
 
 
-def render_motion(motion: str, spec: DemoSpec, rng: np.random.Generator) -> np.ndarray:
+def render_motion(motion: str, spec: DemoSpec, rng: np.random.Generator, shapes: int = 3) -> np.ndarray:
     """One video of a motion.
 
     Args:
         motion: a name in ``MOTIONS``.
         spec: size and number of frames.
-        rng: source of all randomness; draws the same numbers whatever the motion.
+        rng: source of all randomness; the same numbers are drawn whatever the motion.
+        shapes: how many shapes make the motion, each at its own place and speed.
 
     Returns:
         uint8 (frames, size, size, 3), RGB.
     """
-    side, t = spec.size, np.arange(spec.frames)
+    side = spec.size
+    place = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
+    slope = rng.uniform(-15, 15, size=2).astype(np.float32)
+    background = rng.uniform(20, 60) + _tint(rng) + (slope[0] * place + slope[1] * place[:, None])[..., None]
+    scene = np.tile(background.astype(np.float32), (spec.frames, 1, 1, 1))
+    for _ in range(shapes):
+        _draw_shape(scene, np.array(MOTIONS[motion]), rng)
+    return scene.clip(0, 255).round().astype(np.uint8)
+
+
+def _draw_shape(scene: np.ndarray, motion: np.ndarray, rng: np.random.Generator) -> None:
+    """Draws a random shape into all frames of a scene, float32 (frames, side, side, 3), as it moves."""
+    frames, side = scene.shape[:2]
     start = rng.random(4)  # x, y, angle, log size: each a place on a circle of length 1
-    speed = rng.uniform(*_SPEEDS)
-    phase = (start + np.outer(t, speed * MOTIONS[motion])) % 1.0
-    low, high = _SIZES
+    phase = (start + np.outer(np.arange(frames), rng.uniform(*_SPEEDS) * motion)) % 1.0
     x, y, turn, growth = phase.astype(np.float32).T[..., None, None]  # each (frames, 1, 1)
+    low, high = _SIZES
     radius = side * low * (high / low) ** growth
 
-    pixels = np.arange(side, dtype=np.float32) + 0.5
-    dx = (pixels[None, :] - x * side + side / 2) % side - side / 2
-    dy = (pixels[:, None] - y * side + side / 2) % side - side / 2
+    # Only the square that holds the largest shape is computed, around the centre of the shape and modulo the side.
+    reach = int(side * high) + 2
+    offsets = np.arange(-reach, reach + 1)
+    grid = offsets.astype(np.float32) + 0.5
+    corner_x, corner_y = np.floor(x * side), np.floor(y * side)
+    dx = grid + (corner_x - x * side)  # (frames, 1, square)
+    dy = grid[:, None] + (corner_y - y * side)  # (frames, square, 1)
     cos, sin = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
     u = (dx * cos + dy * sin) / radius  # coordinates that move with the shape; it fills the unit circle
     v = (dy * cos - dx * sin) / radius
     # Distances times the radius are pixels: every edge is blended over one pixel.
-    mask = np.clip(0.5 - _outline(u, v, rng) * radius, 0, 1)[..., None]
-    pattern = np.clip(0.5 + _texture(u, v, rng) * radius, 0, 1)[..., None]
-
-    background, first, second = _colours(rng).astype(np.float32)
-    slope = rng.normal(size=2)
-    slope *= rng.uniform(0, 30) / np.linalg.norm(slope)
-    ramp = (slope[0] * (pixels[None, :] - side / 2) + slope[1] * (pixels[:, None] - side / 2)) / side
-    scene = background + ramp[..., None].astype(np.float32)
-    shape = first + (second - first) * pattern
-    return (scene + (shape - scene) * mask).clip(0, 255).round().astype(np.uint8)
+    mask = np.clip(0.5 - _outline(u, v, rng) * radius, 0, 1)
+    frame, row, column = np.nonzero(mask)
+    scale = radius[frame, 0, 0]
+    pattern = np.clip(0.5 + _texture(u[frame, row, column], v[frame, row, column], rng) * scale, 0, 1)[:, None]
+    # Brighter than the background: 4:2:0 video keeps little of a difference in hue alone.
+    first, second = (level + _tint(rng).astype(np.float32) for level in rng.permutation([150.0, 225.0]))
+    y_pixel = (corner_y[frame, 0, 0].astype(np.int64) + offsets[row]) % side
+    x_pixel = (corner_x[frame, 0, 0].astype(np.int64) + offsets[column]) % side
+    pixels, where = scene.reshape(-1, 3), (frame * side + y_pixel) * side + x_pixel
+    below = pixels[where]
+    pixels[where] = below + (first + (second - first) * pattern - below) * mask[frame, row, column][:, None]
 
 
 def _outline(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Distance to the outline, negative inside: a rectangle, a triangle, an ellipse, or an L."""
     kind, ratio = rng.integers(4), rng.uniform(0.5, 0.75)
     if kind == 0:
-        return np.maximum(np.abs(u) - np.sqrt(1 - ratio**2), np.abs(v) - ratio)
+        return np.maximum(np.abs(u) - (1 - ratio**2) ** 0.5, np.abs(v) - ratio)
     if kind == 1:
         return np.maximum(np.maximum(-u - 0.5, 0.5 * u + 0.87 * v - 0.5), 0.5 * u - 0.87 * v - 0.5)
     if kind == 2:
@@ -169,10 +186,9 @@ def _outline(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 def _texture(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Signed distance to the border of two colours: stripes, a chess board or dots, off the centre."""
-    kind, width = rng.integers(3), rng.uniform(0.35, 0.55)
-    phase = rng.uniform(0, 2, size=2)
-    a = np.abs((u / width + phase[0]) % 2 - 1) - 0.5
-    b = np.abs((v / width + phase[1]) % 2 - 1) - 0.5
+    kind, width = rng.integers(3), rng.uniform(0.5, 0.8)
+    a = np.abs((u / width + rng.uniform(0, 2)) % 2 - 1) - 0.5
+    b = np.abs((v / width + rng.uniform(0, 2)) % 2 - 1) - 0.5
     if kind == 0:
         return a * width
     if kind == 1:
@@ -180,16 +196,10 @@ def _texture(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarr
     return (0.45 - np.hypot(a + 0.5, b + 0.5)) * width
 
 
-def _colours(rng: np.random.Generator) -> np.ndarray:
-    """Background and two colours of the shape, RGB, (3 colours, 3).
-
-    Their brightness differs, because 4:2:0 video keeps little of a difference in hue.
-    """
-    background = rng.uniform(30, 90)
-    first, second = rng.permutation([150.0, 220.0])
-    tints = rng.uniform(-45, 45, size=(3, 3))
-    levels = np.array([background, first, second])
-    return levels[:, None] + tints - tints.mean(axis=1, keepdims=True)
+def _tint(rng: np.random.Generator) -> np.ndarray:
+    """What a colour adds to its brightness, RGB, (3,), sum 0."""
+    tint = rng.uniform(-30, 30, size=3)
+    return tint - tint.mean()
 
 
 def _write_videos(root: str, spec: DemoSpec, progress: Callable[[int, int], None] | None) -> None:
