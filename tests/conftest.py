@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import run
+
+from videogn.data.demo import DemoSpec, generate_demo
 
 # One thread per process: the suite runs in parallel processes, and small tensors gain nothing from more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,3 +23,45 @@ def shared_videos() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/videos")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny") / "demo"
+    generate_demo(root, DemoSpec(train_per_class=1, val_per_class=1, size=32, frames=12))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_data, tmp_path_factory):
+    """A run of two optimiser steps that takes about a second."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(
+        f"""
+seed_everything: 0
+model:
+  {{num_classes: 8, variant: 8x8, width: 8, norm: gn, norm_kwargs: {{num_groups: 4}}, dropout: 0.0}}
+data:
+  root: {tiny_data}
+  num_workers: 0
+  batch_size: 4
+  clip: {{frames: 4, stride: 1, train_short_side: [32, 32], train_crop: 32, flip: 0.0, eval_short_side: 32,
+         num_clips: 2}}
+trainer: {{accelerator: cpu, devices: 1, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false,
+          enable_model_summary: false, num_sanity_val_steps: 0}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def fitted(tiny_config, tmp_path_factory):
+    """Folder of a finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    assert run("fit", tiny_config, folder) == 0
+    return folder / "version_0"
+
+
+@pytest.fixture
+def checkpoint(fitted):
+    return fitted / "checkpoints" / "last.ckpt"

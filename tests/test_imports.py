@@ -15,7 +15,7 @@ ALLOWED = {
     "blocks": set(),
     "i3d": {"blocks", "norms"},
     "cost": set(),
-    "optim": {"norms"},
+    "optim": {"errors", "norms"},
     "evaluation": set(),
     "checkpoint": {"errors", "spec"},
     "data": {"errors", "spec"},

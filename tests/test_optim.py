@@ -58,7 +58,7 @@ def test_linear_rule_and_accumulation():
     assert peak_lr(Recipe(lr=0.01), 32) == 0.01
     assert accumulation(recipe, 4) == 8
     assert accumulation(Recipe(), 4) is None
-    with pytest.raises(ValueError, match="multiple of .* = 12, found 32"):
+    with pytest.raises(ValueError, match=r"multiple of .* = 12, found 32"):
         accumulation(recipe, 12)
 
 

@@ -9,16 +9,21 @@ the object, ``__class__`` among them, which turns an instance of a subclass into
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from pytorchvideo.models.resnet import BottleneckBlock, ResBlock
-from pytorchvideo.models.stem import ResNetBasicStem
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+with warnings.catch_warnings():
+    # fvcore, below pytorchvideo, scripts a loss on import, and torch warns of it: nothing that a user could act on.
+    warnings.simplefilter("ignore", FutureWarning)
+    from pytorchvideo.models.resnet import BottleneckBlock, ResBlock
+    from pytorchvideo.models.stem import ResNetBasicStem
 
 Norm = Callable[[int], nn.Module]
 Conv = Callable[..., nn.Conv3d]

@@ -32,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         options = _parser().parse_args(arguments)
         return int(options.run(options))
-    except (UsageError, VideoError) as error:
-        print(f"videogn: error: {error}", file=sys.stderr)
-        return error.exit_code
+    except (UsageError, VideoError, FloatingPointError) as error:
+        # An error of a loader's worker carries the worker's traceback in its text; its own words are the last part.
+        text = str(error).rpartition(f"{type(error).__name__}: ")[2]
+        print(f"videogn: error: {text}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
 
 
 def _parser() -> argparse.ArgumentParser:

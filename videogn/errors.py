@@ -22,8 +22,9 @@ class VideoError(RuntimeError):
 
     exit_code = 1
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {reason}")
+    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
+        # torch raises a worker's error again with one argument, its text.
+        super().__init__(f"{os.fspath(path)}: {reason}" if reason else os.fspath(path))
         self.path = os.fspath(path)
         self.reason = reason
 

@@ -64,7 +64,8 @@ class VideoAccuracy(Metric):
             name: what an error calls the video; its path.
 
         Raises:
-            ValueError: a shape or label that does not fit, or probabilities that are not finite.
+            ValueError: a shape or label that does not fit.
+            FloatingPointError: probabilities that are not finite. Ranked as they are, they would score class 0.
         """
         if probabilities is None:
             self._append([float(video), 1.0] + [0.0] * 6)
@@ -76,7 +77,7 @@ class VideoAccuracy(Metric):
             raise ValueError(f"video {name or video}: expected a label in [0, {num_classes}), found {label}")
         probabilities = probabilities.double()
         if not torch.isfinite(probabilities).all():
-            raise ValueError(f"video {name or video}: the network's output is not finite (NaN or infinity)")
+            raise FloatingPointError(f"video {name or video}: the network's output is not finite (NaN or infinity)")
         mean = probabilities.mean(dim=0, keepdim=True)
         rank, clip_ranks = _rank_of_label(mean, label), _rank_of_label(probabilities, label)
         in_mean = [float(rank < k) for k in (1, 5)]
@@ -86,8 +87,9 @@ class VideoAccuracy(Metric):
 
     def compute(self) -> VideoScores:
         """Scores over the distinct videos of all ranks."""
-        rows = torch.cat(self.rows) if isinstance(self.rows, list) and self.rows else self.rows
-        if not isinstance(rows, Tensor):
+        # A list of rows on one process, one tensor after the exchange between several.
+        rows = torch.cat([part.reshape(-1, 8) for part in self.rows]) if len(self.rows) else torch.empty(0, 8)
+        if len(rows) == 0:
             nan = float("nan")
             return VideoScores(nan, nan, nan, nan, nan, videos=0, failed=0, expected=self.expected)
         rows = rows[rows[:, 0].argsort(stable=True)]

@@ -88,15 +88,14 @@ def predict_video(
             raise UsageError(f"{name}: expected at least 1, found {value}")
     clip = dataclasses.replace(model.clip, num_clips=num_clips)
     with VideoReader(path, backend) as reader:
-        first, last = 0, reader.info.num_frames
-        if start_seconds is not None or end_seconds is not None:
-            first, last = _frames_between(reader.times(), start_seconds, end_seconds)
-        first = first if start_frame is None else start_frame
-        last = last if end_frame is None else end_frame
-        if not 0 <= first < last <= reader.info.num_frames:
+        first = start_frame or 0 if start_seconds is None else _frame_at(reader, start_seconds)
+        last = reader.num_frames if end_frame is None else end_frame
+        if end_seconds is not None:
+            last = int(np.searchsorted(reader.times(), end_seconds, side="left"))
+        if not 0 <= first < last <= reader.num_frames:
             raise UsageError(
-                f"{os.fspath(path)}: expected a part within its {reader.info.num_frames} frames "
-                f"({reader.info.duration:.2f} s), found frames {first} to {last}"
+                f"{os.fspath(path)}: expected a part of its {reader.num_frames} frames ({reader.info.duration:.3f} s) "
+                f"with the start before the end, found frames {first} to {last}"
             )
         unique, index = unique_frames(eval_indices(last - first, clip) + first)
         frames, crops = eval_transform(reader.read(unique), clip)
@@ -109,8 +108,8 @@ def predict_video(
     ]
 
 
-def _frames_between(times: np.ndarray, start: float | None, end: float | None) -> tuple[int, int]:
-    """Frames shown within [start, end): the frame on display at ``start`` is the first."""
-    first = 0 if start is None else max(int(np.searchsorted(times, start, side="right")) - 1, 0)
-    last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
-    return first, last
+def _frame_at(reader: VideoReader, seconds: float) -> int:
+    """Number of the frame on display at a moment; the number of frames from the end of the video on."""
+    if seconds >= reader.info.duration:
+        return reader.num_frames
+    return int(np.searchsorted(reader.times(), seconds, side="right")) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +18,14 @@ from videogn.data.transforms import to_float
 from videogn.errors import UsageError
 from videogn.evaluation import VideoAccuracy, VideoScores
 from videogn.i3d import Depth, Variant, i3d_resnet
-from videogn.norms import check_sync
+from videogn.norms import SubBatchNorm, check_sync
 from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, peak_lr
 from videogn.spec import ClipSpec
 
 if TYPE_CHECKING:
     from videogn.data.dataset import ClipBatch, EvalVideo, VideoBatch
+
+log = logging.getLogger(__name__)
 
 NormName = Literal["bn", "gn", "ln", "in", "brn", "frozen_bn", "sub_bn", "gn_ws"]
 
@@ -73,7 +76,10 @@ class VideoClassifier(LightningModule):
         self.network = i3d_resnet(
             num_classes, depth, variant, norm, norm_kwargs, dropout, width, memory, zero_init_last_norm
         )
-        self.network = self.network.to(memory_format=torch.channels_last_3d)
+        for parameter in self.network.parameters():
+            # Kernels of one position look the same either way, and DDP warns where their strides changed.
+            if parameter.dim() == 5 and parameter.shape[2:].numel() > 1:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         # Hyperparameters rebuild the network from a checkpoint; how it is trained is the command's own matter.
         self.save_hyperparameters(
             {
@@ -95,6 +101,7 @@ class VideoClassifier(LightningModule):
         self.clips_per_step: int | None = None
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.scores = VideoAccuracy()
+        self._reported: set[str] = set()
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -114,10 +121,16 @@ class VideoClassifier(LightningModule):
         if datamodule is not None:
             self._take_data(datamodule.class_names, datamodule.clip)
         if getattr(self.trainer.strategy, "_layer_sync", None) is not None:
-            check_sync(self.hparams["norm"])
+            try:
+                check_sync(self.hparams["norm"])
+            except ValueError as error:
+                raise UsageError(f"trainer.sync_batchnorm: {error}") from error
             if self.trainer.strategy.root_device.type != "cuda":
                 raise UsageError("trainer.sync_batchnorm: torch synchronises batch norms between CUDA devices only")
         if stage == "fit" and datamodule is not None:
+            for layer in self.network.modules():
+                if isinstance(layer, SubBatchNorm):
+                    _check_splits(layer, datamodule.batch_size)
             per_forward = datamodule.batch_size * self.trainer.world_size
             batches = accumulation(self.recipe, per_forward)
             if batches is not None:
@@ -146,6 +159,10 @@ class VideoClassifier(LightningModule):
         self.train_top1(logits, batch.labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, batch_size=size)
+        replaced = float(len(batch.replaced))
+        self.log("train/videos_replaced", replaced, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+        for path, reason in batch.replaced:
+            self._report_once(path, f"{reason}; another video takes its place in training")
         return loss
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -191,9 +208,15 @@ class VideoClassifier(LightningModule):
         for video in batch.videos:
             if video.error is not None:
                 self.scores.update(video.video, None)
+                self._report_once(video.path, f"{video.error}; counted in videos_failed and in no accuracy")
             else:
                 probabilities = self.view_probabilities(video.frames, video.index, video.crops)
                 self.scores.update(video.video, probabilities, video.label, video.path)
+
+    def _report_once(self, path: str, text: str) -> None:
+        if path not in self._reported:
+            self._reported.add(path)
+            log.warning("%s: %s", path, text)
 
     def _log_scores(self, prefix: str) -> VideoScores:
         scores = self.scores.compute()
@@ -266,3 +289,11 @@ class VideoClassifier(LightningModule):
             self.class_names = names
         if self.clip is None and stored["clip"] is not None:
             self.clip = ClipSpec.from_dict(stored["clip"])
+
+
+def _check_splits(layer: SubBatchNorm, batch_size: int) -> None:
+    """Refuse a batch that cannot be split evenly before the run starts, not at its first step."""
+    try:
+        layer.samples_per_split(batch_size)
+    except ValueError as error:
+        raise UsageError(f"data.batch_size: {error}") from error

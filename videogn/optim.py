@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from videogn.errors import UsageError
 from videogn.norms import norm_parameters
 
 
@@ -103,12 +104,12 @@ def accumulation(recipe: Recipe, clips_per_forward: int) -> int | None:
         clips_per_forward: clips of one batch on all devices together.
 
     Raises:
-        ValueError: ``clips_per_step`` is not a multiple of ``clips_per_forward``.
+        UsageError: ``clips_per_step`` is not a multiple of ``clips_per_forward``.
     """
     if recipe.clips_per_step is None:
         return None
     if recipe.clips_per_step % clips_per_forward:
-        raise ValueError(
+        raise UsageError(
             f"model.recipe.clips_per_step: expected a multiple of data.batch_size x devices = {clips_per_forward}, "
             f"found {recipe.clips_per_step}"
         )

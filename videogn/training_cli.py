@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -19,7 +23,30 @@ from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
 
+# Lightning's remarks on what this command does on purpose.
+_NOISE = (
+    "LightningCLI's args parameter is intended to run from within Python",
+    "Experiment logs directory .* exists and is not empty",  # the run's own configuration and TensorBoard file
+    "It is recommended to use `self.log",  # the metric has exchanged its states itself, counting each video once
+    "The dirpath has changed from",  # a resumed run writes into a folder of its own
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
 _USAGE = "videogn {command} [-c CONFIG.yaml ...] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+
+
+class VideoParser(LightningArgumentParser):
+    """Names the nearest option when one is misspelled."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"unrecognized arguments: (--[\w.+-]+)", message)
+        if unknown:
+            options = [option for parser in self._all_parsers() for option in parser._option_string_actions]
+            near = difflib.get_close_matches(unknown[1], options, n=1)
+            message += f"; nearest: {near[0]}" if near else ""
+        super().error(message, ex)
+
+    def _all_parsers(self) -> list[Any]:
+        return [self, *(getattr(self, "_subcommands_action", None) or argparse.Namespace(choices={})).choices.values()]
 
 
 class VideoCLI(LightningCLI):
@@ -35,7 +62,12 @@ class VideoCLI(LightningCLI):
             # Samplers here are exact on their own; Lightning's would pad the evaluation.
             trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs"},
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: {"usage": _USAGE.format(command=name)} for name in self.subcommands()},
+            parser_class=VideoParser,
+            parser_kwargs={
+                # An abbreviation that is taken silently is a misspelling that is taken silently.
+                "allow_abbrev": False,
+                **{name: {"usage": _USAGE.format(command=name), "allow_abbrev": False} for name in self.subcommands()},
+            },
         )
 
     @staticmethod
@@ -52,7 +84,6 @@ class VideoCLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/top1",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.filename": "best-epoch{epoch}-top1_{val/top1:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
             }
@@ -80,14 +111,24 @@ class VideoCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
+        except MisconfigurationException as error:
+            accelerator = self.config[self.subcommand].trainer.accelerator
+            if accelerator in ("gpu", "cuda", "mps", "tpu"):
+                raise UsageError(
+                    f"--trainer.accelerator: asked for {accelerator!r}, but this machine has none that torch can use "
+                    f"({error}). Leave the option out to take what there is, or set it to cpu."
+                ) from error
+            raise UsageError(str(error)) from error
+        except ValueError as error:
             raise UsageError(str(error)) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        callbacks = [RunSummary(), AverageStatistics(), PredictionsWriter(), *callbacks]
+        # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        callbacks = [RunSummary(), AverageStatistics(), PredictionsWriter(), *callbacks, last]
         if config["logger"] in (None, True):
-            tensorboard = TensorBoardLogger(config["default_root_dir"], name=None)
-            config["logger"] = [tensorboard, CSVLogger(tensorboard.save_dir, name=None, version=tensorboard.version)]
+            table = CSVLogger(config["default_root_dir"], name=None)
+            config["logger"] = [TensorBoardLogger(table.save_dir, name=None, version=table.version), table]
         if config["logger"] and not config.get("fast_dev_run"):
             callbacks.append(LearningRateMonitor("step"))
         return super()._instantiate_trainer(config, callbacks)
@@ -95,4 +136,6 @@ class VideoCLI(LightningCLI):
 
 def run(args: Sequence[str] | None) -> None:
     """Parse and run a training command; ``args`` None takes ``sys.argv``, which DDP's launcher starts again."""
+    for text in _NOISE:
+        warnings.filterwarnings("ignore", message=text)
     VideoCLI(args)

@@ -1,0 +1,241 @@
+"""The Lightning module and the command line, end to end on a tiny generated data set."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import metrics, run
+
+import videogn
+from videogn.checkpoint import KEY
+from videogn.cli import main
+from videogn.data.demo import MOTIONS
+from videogn.errors import UsageError
+from videogn.module import NormName, VideoClassifier
+from videogn.optim import Recipe
+
+REPOSITORY = Path(__file__).parents[1]
+NORM_KWARGS = {"gn": {"num_groups": 4}, "gn_ws": {"num_groups": 4}, "brn": {"warmup_steps": 1, "r_ramp_steps": 2}}
+
+
+def test_fit_leaves_logs_checkpoints_and_its_configuration(fitted):
+    logged = metrics(fitted)
+    names = ("loss", "top1", "top5", "clip_top1", "clip_top5", "videos", "videos_failed")
+    assert {f"val/{name}" for name in names} | {"train/loss", "train/top1"} <= set(logged)
+    assert (float(logged["val/videos"]), float(logged["val/videos_failed"])) == (8, 0)
+    files = {path.name.split("-")[0] for path in (fitted / "checkpoints").iterdir()}
+    assert files == {"best", "last.ckpt"}
+    assert any(path.name.startswith("events.out.tfevents") for path in fitted.iterdir())
+    assert "norm: gn" in (fitted / "config.yaml").read_text()
+
+
+def test_checkpoint_says_what_it_is_and_holds_plain_values(checkpoint):
+    stored = torch.load(checkpoint, weights_only=True)[KEY]
+    assert stored["class_names"] == list(MOTIONS)
+    assert (stored["clip"]["frames"], stored["clip"]["train_crop"]) == (4, 32)
+    assert stored["architecture"] == {
+        "num_classes": 8,
+        "depth": 50,
+        "variant": "8x8",
+        "width": 8,
+        "norm": "gn",
+        "norm_kwargs": {"num_groups": 4},
+    }
+    assert set(stored["versions"]) >= {"videogn", "torch", "lightning"}
+
+
+def test_validate_and_test_repeat_the_scores_of_fit(tiny_config, checkpoint, fitted, tmp_path):
+    assert run("validate", tiny_config, tmp_path, "--ckpt_path", str(checkpoint)) == 0
+    assert run("test", tiny_config, tmp_path, "--ckpt_path", str(checkpoint)) == 0
+    expected = metrics(fitted)
+    found = metrics(tmp_path / "version_0") | metrics(tmp_path / "version_1")
+    for name in ("loss", "top1", "top5", "clip_top1"):
+        assert float(found[f"val/{name}"]) == pytest.approx(float(expected[f"val/{name}"]), rel=1e-5)
+        assert float(found[f"test/{name}"]) == pytest.approx(float(expected[f"val/{name}"]), rel=1e-5)
+
+
+def test_the_network_comes_from_the_checkpoint(tiny_data, tiny_config, checkpoint, fitted, tmp_path):
+    """No configuration at all: architecture and clip specification are the checkpoint's."""
+    options = ["--data.root", str(tiny_data), "--data.num_workers", "0", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["validate", *options, "--ckpt_path", str(checkpoint)]) == 0
+    assert float(metrics(tmp_path / "version_0")["val/loss"]) == pytest.approx(
+        float(metrics(fitted)["val/loss"]), rel=1e-5
+    )
+
+
+def test_explicit_options_beat_the_checkpoint(tiny_config, checkpoint, tmp_path, capsys):
+    options = ["--ckpt_path", str(checkpoint), "--data.clip.num_clips", "3", "--model.dropout", "0.25"]
+    assert run("validate", tiny_config, tmp_path, *options) == 0
+    written = (tmp_path / "version_0" / "config.yaml").read_text()
+    assert "num_clips: 3" in written
+    assert "dropout: 0.25" in written
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.norm", "bn", "--model.norm_kwargs", "null"], ["model.norm", "'gn'", "'bn'"]),
+        (["--model.norm_kwargs.num_groups", "2"], ["norm_kwargs", "{'num_groups': 4}", "{'num_groups': 2}"]),
+        (["--model.num_classes", "5"], ["num_classes", "8", "5"]),
+        (["--model.width", "16"], ["width", "8", "16"]),
+    ],
+)
+def test_a_conflict_with_the_checkpoint_is_refused(tiny_config, checkpoint, tmp_path, capsys, options, words):
+    assert run("validate", tiny_config, tmp_path, "--ckpt_path", str(checkpoint), *options) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in [*words, "checkpoint"]), message
+    assert "Traceback" not in message
+
+
+def test_predict_writes_one_row_per_video(tiny_config, checkpoint, tmp_path):
+    assert run("predict", tiny_config, tmp_path, "--ckpt_path", str(checkpoint)) == 0
+    rows = list(csv.DictReader((tmp_path / "version_0" / "predictions.csv").read_text().splitlines()))
+    assert len(rows) == 8
+    assert {row["label"] for row in rows} == set(MOTIONS)
+    for row in rows:
+        assert row["status"] == "ok"
+        probabilities = [float(row[f"probability_{i}"]) for i in range(1, 6)]
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+@pytest.mark.parametrize("norm", videogn.NORMS)
+def test_every_norm_goes_through_the_command_line(norm, tiny_config, tmp_path):
+    """fit, resume, validate, load: the weights that come back are those that were saved."""
+    kwargs = json.dumps(NORM_KWARGS.get(norm))
+    options = ["--model.norm", norm, "--model.norm_kwargs", kwargs]
+    assert run("fit", tiny_config, tmp_path, *options) == 0
+    saved = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    model = videogn.load(saved)
+    assert model.hparams["norm"] == norm
+    for name, tensor in torch.load(saved, weights_only=True)["state_dict"].items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
+    assert run("fit", tiny_config, tmp_path, *options, "--ckpt_path", str(saved), "--trainer.max_epochs", "2") == 0
+    resumed = torch.load(tmp_path / "version_1" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
+
+
+def test_norm_names_of_the_option_are_those_of_the_package():
+    assert NormName.__args__ == videogn.NORMS
+
+
+def test_classify_and_predict_video_agree(checkpoint, tiny_data, capsys):
+    video = str(next((tiny_data / "val" / "left").iterdir()))
+    assert main(["classify", video, "--checkpoint", str(checkpoint), "--topk", "3", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["video"] == video
+    expected = videogn.predict_video(checkpoint, video, num_clips=10, topk=3)
+    assert [p["label"] for p in found["predictions"]] == [p.label for p in expected]
+    assert [p["probability"] for p in found["predictions"]] == pytest.approx([p.probability for p in expected])
+    everything = videogn.predict_video(checkpoint, video, topk=100)
+    assert sum(p.probability for p in everything) == pytest.approx(1.0, abs=1e-5)
+    assert {p.label for p in everything} == set(MOTIONS)
+    assert main(["classify", video, "--checkpoint", str(checkpoint)]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+def test_predictions_are_the_mean_of_the_clips_softmax(checkpoint, tiny_data):
+    """Against the definition, from frames to probabilities."""
+    from videogn.data import read_frames
+    from videogn.data.sampling import eval_indices
+
+    model, video = videogn.load(checkpoint), str(next((tiny_data / "val" / "up").iterdir()))
+    clips = [read_frames(video, index) for index in eval_indices(12, model.clip)]
+    x = torch.stack(clips).permute(0, 4, 1, 2, 3).double() / 255  # 32 pixels are the evaluated size: nothing is resized
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1, 1) for v in (model.clip.mean, model.clip.std))
+    with torch.no_grad():
+        expected = model.network(((x - mean) / std).float()).softmax(1).mean(0)
+    found = {p.index: p.probability for p in videogn.predict_video(model, video, num_clips=2, topk=8)}
+    torch.testing.assert_close(torch.tensor([found[i] for i in range(8)]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predict_clip_script(checkpoint, tiny_data):
+    video = str(next((tiny_data / "val" / "left").iterdir()))
+    script = [sys.executable, str(REPOSITORY / "scripts" / "predict_clip.py"), video, "--checkpoint", str(checkpoint)]
+    options = ["--start", "0.25", "--end", "0.75", "--format", "json"]  # frames 3 to 9 at 12 frames per second
+    done = subprocess.run([*script, *options], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)["predictions"]
+    expected = videogn.predict_video(checkpoint, video, num_clips=1, start_frame=3, end_frame=9)
+    assert [p["label"] for p in found] == [p.label for p in expected]
+    assert [p["probability"] for p in found] == pytest.approx([p.probability for p in expected], rel=1e-5)
+    wrong = subprocess.run([*script, "--start", "5", "--end", "2"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "12 frames" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_checkpoint_loads_from_python(checkpoint):
+    model = VideoClassifier.load_from_checkpoint(checkpoint)
+    assert model.class_names == tuple(MOTIONS)
+    with pytest.raises(UsageError, match="norm"):
+        VideoClassifier.load_from_checkpoint(checkpoint, norm="bn", norm_kwargs=None)
+
+
+def test_clips_per_step_accumulates(tiny_config, tmp_path):
+    assert run("fit", tiny_config, tmp_path, "--model.recipe.clips_per_step", "8") == 0
+    state = torch.load(tmp_path / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 1
+
+
+def test_learning_rate_scales_with_clips_per_step(tiny_config, tmp_path):
+    options = ["--model.recipe.lr", "0.64", "--model.recipe.lr_clips", "64", "--model.recipe.schedule", "constant"]
+    assert run("fit", tiny_config, tmp_path, *options) == 0
+    assert float(metrics(tmp_path / "version_0")["lr-SGD/pg1"]) == pytest.approx(0.04)
+
+
+def test_last_checkpoint_is_the_last_epoch_and_not_the_best(tiny_config, tmp_path):
+    # With a learning rate of 0 every epoch scores the same, so only the first one is a new best.
+    options = ["--model.recipe.lr", "0", "--trainer.max_epochs", "3"]
+    assert run("fit", tiny_config, tmp_path, *options) == 0
+    folder = tmp_path / "version_0" / "checkpoints"
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == ["best", "last.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert torch.load(next(folder.glob("best*")), weights_only=True)["epoch"] == 0
+
+
+def test_label_smoothing_and_recipe_reach_the_loss():
+    smooth, plain = (VideoClassifier(num_classes=4, width=8, norm="ln", label_smoothing=s) for s in (0.2, 0.0))
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    for model, smoothing in ((smooth, 0.2), (plain, 0.0)):
+        assert model.label_smoothing == smoothing
+    assert smooth.recipe == Recipe()
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
+    target = torch.full((3, 4), 0.05)
+    target[range(3), labels] += 0.8
+    torch.testing.assert_close(expected, -(target * logits.log_softmax(1)).sum(1).mean())
+
+
+def test_precise_bn_ema_and_compile_overlays_run(tiny_config, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        """
+model: {norm: bn, norm_kwargs: null}
+trainer:
+  callbacks+:
+    - {class_path: videogn.callbacks.PreciseBN, init_args: {num_batches: 2}}
+    - {class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}
+"""
+    )
+    assert run("fit", tiny_config, tmp_path, "-c", str(overlay)) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_score_every_video_once(tiny_data, tiny_config, tmp_path):
+    """7 validation videos on 2 processes, batch norm: the scores are those of one process on the same checkpoint."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    next((root / "val" / "up").iterdir()).unlink()
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.default_root_dir", str(tmp_path)]
+    options = ["--data.root", str(root), "--data.batch_size", "2", "--model.norm", "bn", "--model.norm_kwargs", "null"]
+    command = [sys.executable, "-m", "videogn", "fit", "-c", str(tiny_config), *options, *ddp]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    assert run("validate", tiny_config, tmp_path, *options, "--ckpt_path", str(last)) == 0
+    two, one = metrics(tmp_path / "version_0"), metrics(tmp_path / "version_1")
+    assert float(one["val/videos"]) == float(two["val/videos"]) == 7
+    for name in ("top1", "top5", "clip_top1", "clip_top5", "loss"):
+        assert float(one[f"val/{name}"]) == pytest.approx(float(two[f"val/{name}"]), rel=1e-6)
