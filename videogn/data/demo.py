@@ -39,7 +39,7 @@ MOTIONS: dict[str, tuple[int, int, int, int]] = {
 }
 MARKER = "demo.json"
 _FORMAT = 1  # raised when the same specification gives other videos
-_SIZES = (0.14, 0.28)  # outer radius of the shape, as a share of the picture's side
+_SIZES = (0.18, 0.36)  # outer radius of the shape, as a share of the picture's side
 # Slowest and fastest change per frame of x, y, angle and log size, each as a share of its circle. Angles are slow
 # enough that no frame step looks like a turn the other way.
 _SPEEDS = ((0.025, 0.025, 0.02, 0.035), (0.045, 0.045, 0.035, 0.055))
@@ -173,11 +173,12 @@ def _draw_shape(scene: np.ndarray, motion: np.ndarray, rng: np.random.Generator)
 
 def _outline(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Distance to the outline, negative inside: a rectangle, a triangle, an ellipse, or an L."""
-    kind, ratio = rng.integers(4), rng.uniform(0.5, 0.75)
+    kind, ratio = rng.integers(4), rng.uniform(0.3, 0.5)
     if kind == 0:
         return np.maximum(np.abs(u) - (1 - ratio**2) ** 0.5, np.abs(v) - ratio)
     if kind == 1:
-        return np.maximum(np.maximum(-u - 0.5, 0.5 * u + 0.87 * v - 0.5), 0.5 * u - 0.87 * v - 0.5)
+        slope = (4 * ratio**2 + 9) ** 0.5 / 2
+        return np.maximum(-u - 0.5, (ratio * (u - 1) + 1.5 * np.abs(v)) / slope)
     if kind == 2:
         return (np.hypot(u, v / ratio) - 1) * ratio
     box = np.maximum(np.abs(u), np.abs(v)) - 0.7
