@@ -220,3 +220,11 @@ def test_samplers_are_left_alone_by_lightning():
 
     assert issubclass(TrainSampler, DistributedSampler)
     assert issubclass(EvalSampler, DistributedSampler)
+
+
+def test_seed_is_that_of_the_run(root, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert KineticsDataModule(str(root)).seed == 0
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert KineticsDataModule(str(root)).seed == 7
+    assert KineticsDataModule(str(root), seed=3).seed == 3

@@ -57,7 +57,7 @@ class KineticsDataModule(LightningDataModule):
         num_workers: decoding processes per training process; by default the cores that this process may use, shared by
             the processes of this machine, less one for the training itself, between 1 and 16.
         backend: decoder of the video files.
-        seed: of the order of videos, the clips and the augmentation.
+        seed: of the order of videos, the clips and the augmentation; by default that of seed_everything.
         pin_memory: page-locked memory for batches; by default where a CUDA device is.
         demo: generates the demo videos in root first, once, if given.
     """
@@ -76,7 +76,7 @@ class KineticsDataModule(LightningDataModule):
         class_names: str | None = None,
         num_workers: int | None = None,
         backend: Backend = "pyav",
-        seed: int = 0,
+        seed: int | None = None,
         pin_memory: bool | None = None,
         demo: DemoSpec | None = None,
     ) -> None:
@@ -98,7 +98,8 @@ class KineticsDataModule(LightningDataModule):
         self.path_prefix = path_prefix
         self.num_workers = num_workers
         self.backend: Backend = backend
-        self.seed = seed
+        # Where seed_everything of Lightning leaves it; 0 where nobody called it.
+        self.seed = seed if seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.pin_memory = pin_memory
         self.demo = demo
         self._class_names_option = class_names
