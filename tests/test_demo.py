@@ -112,22 +112,16 @@ def features(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([both, both**2], axis=1)
 
 
-@pytest.fixture(scope="module")
-def moments() -> np.ndarray:
-    """uint8 (3, N, 32, 32, 3): first, middle and last frame of N videos, whose classes take turns."""
-    spec = DemoSpec(size=32, frames=24)
-    videos = [
-        render_motion(motion, spec, np.random.default_rng((7, label, i)))[[0, 12, 23]]
-        for i in range(150)
-        for label, motion in enumerate(MOTIONS)
-    ]
-    return np.stack(videos, axis=1)
-
-
-@pytest.mark.parametrize("moment", [0, 1, 2], ids=["first", "middle", "last"])
-def test_one_frame_does_not_tell_the_class(moments, moment):
-    labels = np.arange(moments.shape[1]) % 8
-    x = features(moments[moment])
+def test_one_frame_of_an_unknown_moment_does_not_tell_the_class():
+    spec, frame_numbers = DemoSpec(size=32, frames=24), np.random.default_rng(3)
+    labels = np.arange(1200) % 8
+    frames = np.stack(
+        [
+            render_motion(list(MOTIONS)[label], spec, np.random.default_rng((7, i)))[frame_numbers.integers(24)]
+            for i, label in enumerate(labels)
+        ]
+    )
+    x = features(frames)
     half = len(x) // 2
     # A ridge classifier fitted on one half of the videos, scored on the other half.
     targets = np.eye(8)[labels[:half]] - 1 / 8
@@ -144,17 +138,16 @@ def orientation(mask: np.ndarray) -> float:
     return float(np.arctan2(2 * xy, xx - yy) / 2)
 
 
-def test_the_motion_is_what_the_name_says():
+def test_the_motion_is_what_the_name_says(monkeypatch):
+    monkeypatch.setattr("videogn.data.demo._SHAPES", 1)
     spec = DemoSpec(size=64, frames=3)
     mass = {}
     for motion in MOTIONS:
         changes = []
-        for seed in range(60):
-            video = render_motion(motion, spec, np.random.default_rng(seed), shapes=1).mean(axis=3)
+        for seed in range(300):
+            video = render_motion(motion, spec, np.random.default_rng(seed)).mean(axis=3)
             weight = np.abs(video - np.median(video, axis=(1, 2), keepdims=True)) > 40
-            inside = not (
-                weight[:, [0, -1]].any() or weight[:, :, [0, -1]].any()
-            )  # no part has come in again elsewhere
+            inside = not (weight[:, [0, -1]].any() or weight[:, :, [0, -1]].any())
             if inside and weight.any(axis=(1, 2)).all():
                 y, x = (np.array([axis[w].mean() for w in weight]) for axis in np.mgrid[:64, :64])
                 turn = orientation(weight[-1]) - orientation(weight[0])

@@ -1,10 +1,10 @@
-"""The demo data set: short H.264 videos of three moving, textured shapes; the class is the motion that they share.
+"""The demo data set: short H.264 videos of moving, textured shapes; the class is the motion they share.
 
-One frame alone tells nothing about the class, at any moment of the video: place, size and angle of each shape have the
-same distribution in every frame of every class. The place is uniform on a torus (what leaves the picture on one side
-comes in on the other), the angle uniform on the circle, the logarithm of the size uniform on an interval, and each
-motion moves one of the three at constant speed around its circle; a shape that has grown to the largest size starts
-again at the smallest one. Colours, texture, outline and background are drawn alike for all classes.
+One frame alone, of a moment that nobody tells, says nothing about the class: place, size and angle of each shape have
+the same distribution in all classes. Places are uniform on a world larger than the picture, so that shapes come into
+view and leave it in every class; the four translations move each shape at a speed of its own, and turning turns the
+world about the middle of the picture. A growing shape is a shrinking one backwards in time; in the other classes a
+shape keeps the size of a random moment of such a sweep. Colours, texture, outline and background are drawn alike.
 
 Imports no torch.
 """
@@ -25,8 +25,7 @@ import numpy as np
 
 from videogn.errors import UsageError
 
-# Change per frame along (x, y, angle, log size), in units of the motion's own speed. y and angles grow downwards and
-# clockwise, as picture rows do.
+# Direction along (x, y, angle, log size). y and angles grow downwards and clockwise, as picture rows do.
 MOTIONS: dict[str, tuple[int, int, int, int]] = {
     "clockwise": (0, 0, 1, 0),
     "counter-clockwise": (0, 0, -1, 0),
@@ -38,11 +37,13 @@ MOTIONS: dict[str, tuple[int, int, int, int]] = {
     "up": (0, -1, 0, 0),
 }
 MARKER = "demo.json"
-_FORMAT = 1  # raised when the same specification gives other videos
-_SIZES = (0.18, 0.36)  # outer radius of the shape, as a share of the picture's side
-# Slowest and fastest change per frame of x, y, angle and log size, each as a share of its circle. Angles are slow
-# enough that no frame step looks like a turn the other way.
-_SPEEDS = ((0.025, 0.025, 0.02, 0.035), (0.045, 0.045, 0.035, 0.055))
+_FORMAT = 2  # raised when the same specification gives other videos
+_SIZES = (0.16, 0.38)  # smallest and largest outer radius of a shape, as a share of the picture's side
+_SWEEP = (0.7, 1.0)  # share of the logarithm of that range which a growing shape passes in a video
+_MOVE = (0.025, 0.045)  # speed of the translations, in picture sides per frame
+_TURN = (0.010, 0.018)  # speed of turning, in turns per frame
+_WORLD = 2.2  # side of the world, in picture sides: what may turn into view, the size of a shape included, is inside
+_SHAPES = 14  # in the world; about three of them have their middle in the picture
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,13 @@ def generate_demo(
     return root
 
 
-def render_motion(motion: str, spec: DemoSpec, rng: np.random.Generator, shapes: int = 3) -> np.ndarray:
+def render_motion(motion: str, spec: DemoSpec, rng: np.random.Generator) -> np.ndarray:
     """One video of a motion.
 
     Args:
         motion: a name in ``MOTIONS``.
         spec: size and number of frames.
         rng: source of all randomness; the same numbers are drawn whatever the motion.
-        shapes: how many shapes make the motion, each at its own place and speed.
 
     Returns:
         uint8 (frames, size, size, 3), RGB.
@@ -133,42 +133,71 @@ def render_motion(motion: str, spec: DemoSpec, rng: np.random.Generator, shapes:
     slope = rng.uniform(-15, 15, size=2).astype(np.float32)
     background = rng.uniform(20, 60) + _tint(rng) + (slope[0] * place + slope[1] * place[:, None])[..., None]
     scene = np.tile(background.astype(np.float32), (spec.frames, 1, 1, 1))
-    for _ in range(shapes):
-        _draw_shape(scene, np.array(MOTIONS[motion]), rng)
+    turn = np.arange(spec.frames) * rng.uniform(*_TURN) * MOTIONS[motion][2]
+    for _ in range(_SHAPES):
+        _draw_shape(scene, MOTIONS[motion], turn, rng)
     return scene.clip(0, 255).round().astype(np.uint8)
 
 
-def _draw_shape(scene: np.ndarray, motion: np.ndarray, rng: np.random.Generator) -> None:
-    """Draws a random shape into all frames of a scene, float32 (frames, side, side, 3), as it moves."""
+def _draw_shape(
+    scene: np.ndarray, motion: tuple[int, int, int, int], turn: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draws a random shape into the frames of a scene in which it is seen.
+
+    Args:
+        scene: float32 (frames, side, side, 3), changed in place.
+        motion: a value of ``MOTIONS``.
+        turn: (frames,), how far the world has turned, in turns.
+        rng: source of the shape's randomness.
+    """
     frames, side = scene.shape[:2]
-    start = rng.random(4)  # x, y, angle, log size: each a place on a circle of length 1
-    phase = (start + np.outer(np.arange(frames), rng.uniform(*_SPEEDS) * motion)) % 1.0
-    x, y, turn, growth = phase.astype(np.float32).T[..., None, None]  # each (frames, 1, 1)
+    travelled = rng.uniform(*_MOVE) * np.arange(frames)
+    # From the middle of the picture, in picture sides; what leaves the world on one side comes in on the other.
+    east, south = (
+        (start + travelled * direction) % _WORLD - _WORLD / 2
+        for start, direction in zip(rng.uniform(0, _WORLD, 2), motion[:2], strict=True)
+    )
+    cos, sin = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
+    x, y = east * cos - south * sin + 0.5, east * sin + south * cos + 0.5
+    angle, growth = turn + rng.random(), _sizes_of(motion[3], frames, rng)
+    outline, texture, colours = (np.random.default_rng(rng.integers(2**32)) for _ in range(3))
+    seen = np.nonzero(np.maximum(np.abs(x - 0.5), np.abs(y - 0.5)) < 0.5 + _SIZES[1])[0]
+    if not len(seen):
+        return
+    x, y, angle, growth = np.stack([x, y, angle, growth])[:, seen].astype(np.float32)[..., None, None]
     low, high = _SIZES
     radius = side * low * (high / low) ** growth
 
-    # Only the square that holds the largest shape is computed, around the centre of the shape and modulo the side.
+    # Only the square that holds the largest shape is computed, around the middle of the shape.
     reach = int(side * high) + 2
     offsets = np.arange(-reach, reach + 1)
     grid = offsets.astype(np.float32) + 0.5
     corner_x, corner_y = np.floor(x * side), np.floor(y * side)
     dx = grid + (corner_x - x * side)  # (frames, 1, square)
     dy = grid[:, None] + (corner_y - y * side)  # (frames, square, 1)
-    cos, sin = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
+    cos, sin = np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)
     u = (dx * cos + dy * sin) / radius  # coordinates that move with the shape; it fills the unit circle
     v = (dy * cos - dx * sin) / radius
     # Distances times the radius are pixels: every edge is blended over one pixel.
-    mask = np.clip(0.5 - _outline(u, v, rng) * radius, 0, 1)
+    mask = np.clip(0.5 - _outline(u, v, outline) * radius, 0, 1)
     frame, row, column = np.nonzero(mask)
     scale = radius[frame, 0, 0]
-    pattern = np.clip(0.5 + _texture(u[frame, row, column], v[frame, row, column], rng) * scale, 0, 1)[:, None]
+    pattern = np.clip(0.5 + _texture(u[frame, row, column], v[frame, row, column], texture) * scale, 0, 1)[:, None]
     # Brighter than the background: 4:2:0 video keeps little of a difference in hue alone.
-    first, second = (level + _tint(rng).astype(np.float32) for level in rng.permutation([150.0, 225.0]))
-    y_pixel = (corner_y[frame, 0, 0].astype(np.int64) + offsets[row]) % side
-    x_pixel = (corner_x[frame, 0, 0].astype(np.int64) + offsets[column]) % side
-    pixels, where = scene.reshape(-1, 3), (frame * side + y_pixel) * side + x_pixel
-    below = pixels[where]
-    pixels[where] = below + (first + (second - first) * pattern - below) * mask[frame, row, column][:, None]
+    first, second = (level + _tint(colours).astype(np.float32) for level in colours.permutation([150.0, 225.0]))
+    y_pixel, x_pixel = (c[frame, 0, 0].astype(np.int64) + offsets[k] for c, k in ((corner_y, row), (corner_x, column)))
+    inside = (y_pixel >= 0) & (y_pixel < side) & (x_pixel >= 0) & (x_pixel < side)
+    where = ((seen[frame] * side + y_pixel) * side + x_pixel)[inside]
+    pixels, cover = scene.reshape(-1, 3), mask[frame, row, column][inside, None]
+    pixels[where] += (first + (second - first) * pattern[inside] - pixels[where]) * cover
+
+
+def _sizes_of(direction: int, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Logarithm of the size in each frame, 0 for the smallest and 1 for the largest: a sweep, or one moment of it."""
+    share, moment = rng.uniform(*_SWEEP), rng.random()
+    lowest = rng.uniform(0, 1 - share)
+    progress = np.linspace(0, 1, frames) if direction else np.full(frames, moment)
+    return lowest + share * (progress if direction >= 0 else 1 - progress)
 
 
 def _outline(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
