@@ -1,7 +1,6 @@
 """Fixtures that several test files share."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +12,14 @@ from videogn.data.demo import DemoSpec, generate_demo
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
-REPOSITORY = Path(__file__).parents[1]
 
-
-@pytest.fixture(scope="session")
-def shared_videos() -> Path:
-    """The folder of real videos beside the checkout; tests that need it skip where it is absent."""
-    folder = REPOSITORY.parent / "shared" / "videos"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/videos")
-    return folder
+@pytest.fixture(autouse=True)
+def environment():
+    """Lightning leaves ranks, ports and seeds in the environment, where the next test's processes would find them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
