@@ -8,7 +8,7 @@ from runs import run
 
 from videogn.data.demo import DemoSpec, generate_demo
 
-# One thread per process: the suite runs in parallel processes, and small tensors gain nothing from more.
+# One thread: the tests' tensors are small, and threads that wait for each other on a busy machine cost minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
