@@ -110,9 +110,10 @@ def i3d_resnet(
         dropout: probability before the classifier.
         width: channels of the stem; 64 is the standard network.
         memory: what the backward pass recomputes instead of keeping it. ``"standard"``: nothing. ``"low"``: the norm
-            and ReLU before each convolution and before the stem's pool. ``"lowest"``: whole residual blocks, about one more forward pass.
-            Results are the same; batch norms update their running statistics once. Batch Renormalization works with
-            ``"standard"`` only, because its correction depends on running statistics that have moved on by then.
+            and ReLU before each convolution and before the stem's pool. ``"lowest"``: whole residual blocks, which is
+            about one more forward pass. Results are the same; batch norms update their running statistics once. Batch
+            Renormalization works with ``"standard"`` only, because its correction depends on running statistics that
+            have moved on by then.
         zero_init_last_norm: start the last gamma of each residual block at 0 (Wu & He, section 4.1), else at 1.
 
     Raises:
