@@ -14,10 +14,11 @@ from runs import metrics, run
 import videogn
 from videogn.checkpoint import KEY
 from videogn.cli import main
+from videogn.data.dataset import ClipBatch
 from videogn.data.demo import MOTIONS
 from videogn.errors import UsageError
 from videogn.module import NormName, VideoClassifier
-from videogn.optim import Recipe
+from videogn.spec import ClipSpec
 
 REPOSITORY = Path(__file__).parents[1]
 NORM_KWARGS = {"gn": {"num_groups": 4}, "gn_ws": {"num_groups": 4}, "brn": {"warmup_steps": 1, "r_ramp_steps": 2}}
@@ -197,16 +198,20 @@ def test_last_checkpoint_is_the_last_epoch_and_not_the_best(tiny_config, tmp_pat
     assert torch.load(next(folder.glob("best*")), weights_only=True)["epoch"] == 0
 
 
-def test_label_smoothing_and_recipe_reach_the_loss():
-    smooth, plain = (VideoClassifier(num_classes=4, width=8, norm="ln", label_smoothing=s) for s in (0.2, 0.0))
-    logits, labels = torch.randn(3, 4), torch.tensor([0, 1, 2])
-    for model, smoothing in ((smooth, 0.2), (plain, 0.0)):
-        assert model.label_smoothing == smoothing
-    assert smooth.recipe == Recipe()
-    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
+def test_training_loss_is_the_smoothed_cross_entropy_of_the_normalised_clips(monkeypatch):
+    """0.8 + 0.2 / 4 on the label and 0.2 / 4 on each other class (Szegedy et al. 2016, section 7)."""
+    torch.manual_seed(0)
+    model = VideoClassifier(num_classes=4, width=8, norm="ln", dropout=0.0, variant="8x8", label_smoothing=0.2)
+    model.clip = ClipSpec(frames=4)
+    monkeypatch.setattr(model, "log", lambda *args, **kwargs: None)
+    clips = torch.randint(0, 256, (3, 3, 4, 32, 32), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 3])
+    loss = model.training_step(ClipBatch(clips, labels, labels, []), 0)
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (model.clip.mean, model.clip.std))
+    logits = model.network((clips / 255 - mean) / std)
     target = torch.full((3, 4), 0.05)
     target[range(3), labels] += 0.8
-    torch.testing.assert_close(expected, -(target * logits.log_softmax(1)).sum(1).mean())
+    torch.testing.assert_close(loss, -(target * logits.log_softmax(1)).sum(1).mean())
 
 
 def test_precise_bn_ema_and_compile_overlays_run(tiny_config, tmp_path):
