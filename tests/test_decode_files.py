@@ -14,7 +14,7 @@ import pytest
 from video_files import numbered_frame, write_audio_only, write_video
 
 from videogn.data import decode_open
-from videogn.data.decode import BACKENDS, VideoReader, probe, read_frames
+from videogn.data.decode import BACKENDS, Limits, VideoReader, probe, read_frames
 from videogn.errors import UsageError, VideoError
 
 
@@ -63,9 +63,14 @@ def test_a_pipe_would_wait_for_ever(tmp_path):
     refuse(tmp_path / "pipe.mp4", "not a regular file")
 
 
-def test_an_absurd_frame_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode_open, "MAX_PIXELS", 1000)
-    refuse(write_video(tmp_path / "large.mp4", 3), "frames of 96x64 pixels, more than 1000 are refused")
+def test_an_absurd_frame_size(tmp_path):
+    path = write_video(tmp_path / "large.mp4", 3)
+    for call in (probe, lambda p, limits: read_frames(p, [0], limits=limits)):
+        with pytest.raises(VideoError, match="frames of 96x64 pixels, more than the 1,000 of max_pixels"):
+            call(path, limits=Limits(max_pixels=1000))
+        with pytest.raises(VideoError, match="more than the 2 frames of max_frames"):
+            call(path, limits=Limits(max_frames=2))
+    assert probe(path, limits=Limits(max_pixels=96 * 64, max_frames=3)).num_frames == 3
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])

@@ -8,7 +8,7 @@ Audio is never decoded. A file opens nothing but itself. Everything wrong with a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -16,14 +16,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from videogn.data.decode_open import reason_of
+from videogn.data.decode_open import DEFAULT_LIMITS, Limits, reason_of
 from videogn.data.decode_other import Read, open_other, require
 from videogn.data.decode_pyav import PyAVDecoder
-from videogn.data.decode_rgb import display_rotation
+from videogn.data.decode_rgb import display_rotation, displayed_size
+from videogn.data.view import ChooseView, apply_view, whole
 from videogn.errors import UsageError
 
 Backend = Literal["pyav", "decord", "torchcodec"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+_FRAMES_AT_ONCE = 32  # by backends that give whole pictures, before they are cut and scaled
 
 Path = str | os.PathLike[str]
 Indices = Sequence[int] | np.ndarray | torch.Tensor
@@ -67,19 +70,31 @@ class VideoReader:
     Args:
         path: the video file.
         backend: one of :data:`BACKENDS`.
+        limits: what the video may at most be.
+        num_frames: what is already known of this very file; where frames have to be counted, that spares a full decode.
+        progress: called whenever decoding gets on; by PyAV for every packet.
 
     Attributes:
         num_frames: frames that a full decode shows.
+        counted: why frames are counted by decoding from the first one on; None if they are sought.
         fallback: why another backend than the one asked for reads this file; None if it does not.
 
     Raises:
         UsageError: an unknown backend, or one that is not installed.
-        VideoError: no such file, or no video that can be read.
+        VideoError: no such file, no video that can be read, or one beyond the limits.
     """
 
-    def __init__(self, path: Path, backend: str = "pyav") -> None:
+    def __init__(
+        self,
+        path: Path,
+        backend: str = "pyav",
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        num_frames: int | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         check_backend(backend)
-        self._decoder = PyAVDecoder(path)
+        self._decoder = PyAVDecoder(path, limits, num_frames, progress)
         self._info: VideoInfo | None = None
         self._other: Read | None = None
         self.fallback: str | None = None
@@ -96,7 +111,11 @@ class VideoReader:
 
     @property
     def num_frames(self) -> int:
-        return len(self._decoder.index)
+        return self._decoder.num_frames
+
+    @property
+    def counted(self) -> str | None:
+        return self._decoder.counted
 
     @property
     def info(self) -> VideoInfo:
@@ -104,8 +123,7 @@ class VideoReader:
         if self._info is None:
             decoder = self._decoder
             frame = decoder.first_frame()
-            rotation = display_rotation(frame)
-            height, width = (frame.width, frame.height) if rotation % 180 else (frame.height, frame.width)
+            height, width = displayed_size(frame)
             rate, duration = decoder.stream.average_rate, decoder.index.duration
             self._info = VideoInfo(
                 path=os.fspath(decoder.path),
@@ -116,7 +134,7 @@ class VideoReader:
                 width=width,
                 codec=decoder.codec,
                 container=decoder.container_name,
-                rotation=rotation,
+                rotation=display_rotation(frame),
             )
         return self._info
 
@@ -127,14 +145,25 @@ class VideoReader:
         """
         return self._decoder.index.times.copy()
 
-    def read(self, indices: Indices) -> torch.Tensor:
+    def check(self) -> None:
+        """Decodes every frame and converts none.
+
+        Raises:
+            VideoError: the first frame that cannot be decoded.
+        """
+        for _ in self._decoder.frames():
+            pass
+
+    def read(self, indices: Indices, view: ChooseView | None = None) -> torch.Tensor:
         """Frames by number.
 
         Args:
             indices: (T,) integers within [0, num_frames), T at least 1, in any order, repeated or not.
+            view: called once with (height, width) of the picture as displayed; the part of it that is returned, and in
+                which size. Cheaper than all of the picture: the rest is never converted to RGB.
 
         Returns:
-            uint8 (T, H, W, 3), RGB.
+            uint8 (T, H, W, 3), RGB; the bytes that :func:`~videogn.data.view.apply_view` makes of the whole frames.
 
         Raises:
             IndexError: a number outside [0, num_frames).
@@ -144,11 +173,11 @@ class VideoReader:
         numbers = self._check(indices)
         if self._other is not None:
             try:
-                return self._other(numbers)
+                return self._read_other(self._other, numbers, view)
             except Exception as error:  # the types are the libraries' own; PyAV decides whether the file is bad
                 self.fallback = f"failed while reading ({reason_of(error)})"
                 self._other = None
-        return self._decoder.read(numbers)
+        return self._decoder.read(numbers, view or whole)
 
     def close(self) -> None:
         """Closes the file. Calling it again does nothing."""
@@ -162,6 +191,17 @@ class VideoReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _read_other(self, read: Read, numbers: np.ndarray, choose: ChooseView | None) -> torch.Tensor:
+        if choose is None:
+            return read(numbers)
+        first = read(numbers[:_FRAMES_AT_ONCE])
+        view = choose(first.shape[1], first.shape[2])
+        rest = range(_FRAMES_AT_ONCE, len(numbers), _FRAMES_AT_ONCE)
+        parts = [apply_view(first, view)]
+        del first
+        parts += [apply_view(read(numbers[at : at + _FRAMES_AT_ONCE]), view) for at in rest]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _check(self, indices: Indices) -> np.ndarray:
         numbers: Any = indices.detach().cpu().numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
@@ -180,19 +220,21 @@ class VideoReader:
         return numbers.astype(np.int64)
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """What a video file is, without decoding more than it must (all of it only where packets do not tell the frames).
 
     Raises:
         VideoError: no such file, or no video that can be read.
     """
-    with VideoReader(path) as reader:
+    with VideoReader(path, limits=limits) as reader:
         return reader.info
 
 
-def read_frames(path: Path, indices: Indices, backend: str = "pyav") -> torch.Tensor:
+def read_frames(
+    path: Path, indices: Indices, backend: str = "pyav", *, limits: Limits = DEFAULT_LIMITS
+) -> torch.Tensor:
     """Frames of a video file by number: uint8 (T, H, W, 3), RGB. See :meth:`VideoReader.read`, also for the errors."""
-    with VideoReader(path, backend) as reader:
+    with VideoReader(path, backend, limits=limits) as reader:
         return reader.read(indices)
 
 

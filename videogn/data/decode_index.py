@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from videogn.data.decode_open import FFMPEG_ERRORS, reason_of
+from videogn.data.decode_open import FFMPEG_ERRORS, Limits, reason_of
 from videogn.errors import VideoError
 
 if TYPE_CHECKING:
@@ -30,11 +30,10 @@ class FrameIndex:
     Attributes:
         pts: (P,) int64, presentation time of every packet, in decode order and in the stream's time base.
         dts: (P,) int64, decode time of every packet.
-        packet: (N,) int64, packet of frame i. Empty if not ``seekable``.
-        start: (N,) int64, the key packet from which decoding must start to show frame i. Empty if not ``seekable``.
+        packet: (N,) int64, packet of frame i. Empty if frames are counted.
+        start: (N,) int64, the key packet from which decoding must start to show frame i. Empty if frames are counted.
         times: (N,) float64, seconds from the first frame's presentation to frame i's.
         duration: seconds from the first frame's presentation to the end of the last.
-        distrust: why the frames must be counted from the start of the stream; None if they can be sought.
     """
 
     pts: np.ndarray
@@ -43,12 +42,7 @@ class FrameIndex:
     start: np.ndarray
     times: np.ndarray
     duration: float
-    distrust: str | None = None
     frame_of_pts: dict[int | None, int] = field(default_factory=dict, repr=False)
-
-    @property
-    def seekable(self) -> bool:
-        return self.distrust is None
 
     def __len__(self) -> int:
         return len(self.times)
@@ -69,11 +63,13 @@ class Packets:
 MISSING = np.iinfo(np.int64).min
 
 
-def read_packets(container: InputContainer, stream: VideoStream, path: str | os.PathLike[str]) -> Packets:
+def read_packets(
+    container: InputContainer, stream: VideoStream, path: str | os.PathLike[str], limits: Limits
+) -> Packets:
     """Reads all packets once and decodes nothing.
 
     Raises:
-        VideoError: the file ends in the middle of a packet, or has none.
+        VideoError: the file ends in the middle of a packet, has none, or more than ``limits`` allow.
     """
     _check_samples(stream, path)
     pts: list[int] = []
@@ -88,6 +84,8 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str | os.
             # In a transport stream the flag tells of a lost packet somewhere, and decoding goes on.
             if packet.is_corrupt and container.format.name != "mpegts":
                 raise VideoError(path, f"truncated or damaged: packet {len(pts)} of the video is incomplete")
+            if len(pts) == limits.max_frames:
+                raise VideoError(path, f"more than the {limits.max_frames:,} frames of max_frames")
             pts.append(MISSING if packet.pts is None else packet.pts)
             dts.append(MISSING if packet.dts is None else packet.dts)
             key.append(packet.is_keyframe)
@@ -141,11 +139,11 @@ def index_packets(packets: Packets, stream: VideoStream) -> FrameIndex:
     pts = packets.pts[packet]
     times, duration = _seconds(pts, packets.duration, stream)
     return FrameIndex(
-        packets.pts, packets.dts, packet, keys[which], times, duration, None, {int(p): i for i, p in enumerate(pts)}
+        packets.pts, packets.dts, packet, keys[which], times, duration, {int(p): i for i, p in enumerate(pts)}
     )
 
 
-def index_counted(pts: Sequence[int | None], packets: Packets, stream: VideoStream, reason: str) -> FrameIndex:
+def index_counted(pts: Sequence[int | None], packets: Packets, stream: VideoStream) -> FrameIndex:
     """The index of a stream whose frames were counted by decoding; ``pts`` are those of the decoded frames."""
     empty = np.zeros(0, np.int64)
     known = np.array([MISSING if p is None else p for p in pts], np.int64)
@@ -154,7 +152,24 @@ def index_counted(pts: Sequence[int | None], packets: Packets, stream: VideoStre
         times, duration = np.arange(len(known)) / rate, len(known) / rate
     else:
         times, duration = _seconds(known, packets.duration, stream)
-    return FrameIndex(packets.pts, packets.dts, empty, empty, times, duration, reason)
+    return FrameIndex(packets.pts, packets.dts, empty, empty, times, duration)
+
+
+def decode_runs(index: FrameIndex, wanted: np.ndarray) -> list[tuple[int, int, set[int]]]:
+    """Splits sorted, unique frame numbers into runs (start packet, stop packet, frames) with packets to skip between.
+
+    A run goes on while the next frame's key packet lies within it or directly after it; else a jump saves decoding.
+    """
+    runs: list[tuple[int, int, set[int]]] = []
+    for i in wanted.tolist():
+        start, packet = int(index.start[i]), int(index.packet[i])
+        if runs and start <= runs[-1][1] + 1:
+            before = runs[-1]
+            before[2].add(i)
+            runs[-1] = (before[0], max(before[1], packet), before[2])
+        else:
+            runs.append((start, packet, {i}))
+    return runs
 
 
 def _seconds(pts: np.ndarray, last: int, stream: VideoStream) -> tuple[np.ndarray, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
@@ -19,8 +20,30 @@ if TYPE_CHECKING:
 # (playlists that name other files or addresses), image2 (a folder) and raw streams, which match almost any bytes.
 CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg")
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
-MAX_PIXELS = 8192 * 8192
-"""Pixels per frame above which a file is refused: a header of a few bytes can ask for gigabytes."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may at most be: a file of a few bytes can ask for gigabytes, or for hours.
+
+    Attributes:
+        max_pixels: pixels per frame; 8192 x 4608 by default, a little more than 8K.
+        max_frames: frames per video; a million by default, nine hours at 30 frames per second.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+
+    max_pixels: int = 8192 * 4608
+    max_frames: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_pixels", self.max_pixels), ("max_frames", self.max_frames)):
+            if value < 1:
+                raise ValueError(f"limits.{name}: expected at least 1, found {value}")
+
+
+DEFAULT_LIMITS = Limits()
 
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<?xml", b"[playlist]", b"<ASX")
 _SEGMENT = b"\x18\x53\x80\x67"  # the EBML element that holds everything in a Matroska file
@@ -36,14 +59,15 @@ FFMPEG_ERRORS: tuple[type[Exception], ...] = (
 """What PyAV raises on damaged input; always reported as :class:`~videogn.errors.VideoError`."""
 
 
-def open_video(path: str | os.PathLike[str]) -> tuple[InputContainer, VideoStream]:
+def open_video(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> tuple[InputContainer, VideoStream]:
     """Opens a video file and its best video stream, for decoding in this thread alone. Other streams are discarded.
 
     Only the containers of :data:`CONTAINERS` and only the ``file`` protocol are allowed, so that a playlist with a
     video's name opens no other file and no network address.
 
     Raises:
-        VideoError: no regular file, empty, cut off, not a video, or without a video stream.
+        VideoError: no regular file, empty, cut off, not a video, without a video stream, or with frames that are too
+            large.
     """
     check_file(path)
     try:
@@ -52,7 +76,7 @@ def open_video(path: str | os.PathLike[str]) -> tuple[InputContainer, VideoStrea
     except FFMPEG_ERRORS as error:
         raise VideoError(path, f"not a video file, or too damaged to open ({reason_of(error)})") from error
     try:
-        stream = _best_stream(container, path)
+        stream = _best_stream(container, path, limits)
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
@@ -98,7 +122,7 @@ def reason_of(error: BaseException) -> str:
     return text.splitlines()[0][:200].rstrip(".:")
 
 
-def _best_stream(container: InputContainer, path: str | os.PathLike[str]) -> VideoStream:
+def _best_stream(container: InputContainer, path: str | os.PathLike[str], limits: Limits) -> VideoStream:
     cover = av.stream.Disposition.attached_pic
     films = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not films:
@@ -109,11 +133,14 @@ def _best_stream(container: InputContainer, path: str | os.PathLike[str]) -> Vid
     codec = stream.codec_context
     if codec is None:
         raise VideoError(path, "the video's codec is not known to this FFmpeg")
-    if codec.width * codec.height > MAX_PIXELS:
-        raise VideoError(path, f"frames of {codec.width}x{codec.height} pixels, more than {MAX_PIXELS} are refused")
+    if codec.width * codec.height > limits.max_pixels:
+        raise VideoError(
+            path, f"frames of {codec.width}x{codec.height} pixels, more than the {limits.max_pixels:,} of max_pixels"
+        )
     codec.thread_type = av.codec.context.ThreadType.NONE
     codec.thread_count = 1
-    codec.options = {"max_pixels": str(MAX_PIXELS)}
+    # For sizes that change on the way. Twice, because FFmpeg counts the padding of its buffers, too.
+    codec.options = {"max_pixels": str(min(2 * limits.max_pixels + 65536, 2**31 - 1))}
     return stream
 
 

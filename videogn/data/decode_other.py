@@ -70,16 +70,16 @@ def open_other(backend: str, decoder: PyAVDecoder) -> Read | str:
         raise
     except Exception as error:  # the types are the libraries' own
         return f"{backend} cannot open it ({reason_of(error)})"
-    if length != len(decoder.index):
-        return f"{backend} counts {length} frames instead of {len(decoder.index)}"
+    if length != decoder.num_frames:
+        return f"{backend} counts {length} frames instead of {decoder.num_frames}"
     return read
 
 
 def unfit(backend: str, decoder: PyAVDecoder) -> str | None:
     """Why ``backend`` would not give exactly FFmpeg's frames for this file, or None."""
     codec = decoder.stream.codec_context
-    if decoder.index.distrust is not None:
-        return decoder.index.distrust
+    if decoder.counted is not None:
+        return decoder.counted
     if not is_mp4_or_matroska(decoder.path):
         return "not an mp4 or Matroska file"
     if decoder.codec not in EXACT_CODECS[backend]:
@@ -91,7 +91,7 @@ def unfit(backend: str, decoder: PyAVDecoder) -> str | None:
         return f"{backend} is not exact for key frames that are no IDR (open groups of pictures, intra refresh)"
     if backend == "decord" and len(decoder.container.streams.video) > 1:
         return "decord may choose another of several video streams"
-    if backend == "decord" and len(decoder.index.pts) != len(decoder.index):
+    if backend == "decord" and len(decoder.index.pts) != decoder.num_frames:
         return "decord ignores edit lists"
     return None
 

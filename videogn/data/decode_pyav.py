@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from videogn.data.decode_index import MISSING, FrameIndex, distrust, index_counted, index_packets, read_packets
-from videogn.data.decode_open import FFMPEG_ERRORS, open_video, reason_of
-from videogn.data.decode_rgb import RGBConverter
+from videogn.data.decode_index import (
+    MISSING,
+    FrameIndex,
+    decode_runs,
+    distrust,
+    index_counted,
+    index_packets,
+    read_packets,
+)
+from videogn.data.decode_open import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, open_video, reason_of
+from videogn.data.decode_rgb import RGBConverter, displayed_size
+from videogn.data.view import ChooseView, ViewWriter, whole
 from videogn.errors import VideoError
 
 if TYPE_CHECKING:
@@ -23,27 +32,45 @@ if TYPE_CHECKING:
 class PyAVDecoder:
     """Reads frames of one file by number. Holds the file open until :meth:`close`; belongs to one process and thread.
 
-    Frames are sought by presentation time where the container can be trusted (``index.seekable``); in other files every
-    frame from the first is decoded and counted. Only the frames that are returned are converted to RGB.
+    Frames are sought by presentation time where the container can be trusted; in other files (``counted``) every frame
+    from the first is decoded and counted. Only what is returned is converted to RGB.
+
+    Args:
+        path: the video file.
+        limits: what it may at most be.
+        num_frames: frames of a counted file, where they are known; spares decoding all of it once.
+        progress: called for every packet that is decoded.
 
     Attributes:
+        num_frames: frames that a full decode shows.
+        counted: why frames are counted from the start of the stream; None if they are sought.
         codec: FFmpeg's name, such as ``h264``.
         container_name: FFmpeg's name, such as ``mov`` (also for mp4) or ``matroska`` (also for webm).
         pix_fmt: FFmpeg's name of the stored pixels' format, such as ``yuv420p``.
-        index: which packet holds which frame.
 
     Raises:
         VideoError: see :func:`~videogn.data.decode_open.open_video`; also, from the reading methods, damaged frames.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        limits: Limits = DEFAULT_LIMITS,
+        num_frames: int | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
+        self.limits = limits
+        self._progress = progress
         self._open()
         try:
             self.codec: str = self.stream.codec_context.codec.canonical_name
             self.container_name: str = self.container.format.name.split(",")[0]
             self.pix_fmt: str = self.stream.codec_context.pix_fmt or "unknown"
-            self.index = self._build_index()
+            self._packets = read_packets(self.container, self.stream, path, limits)
+            self.counted = distrust(self.container, self.stream, self._packets)
+            self._index: FrameIndex | None = None
+            self.num_frames = num_frames if num_frames is not None and self.counted else len(self.index)
         except BaseException:
             self.close()
             raise
@@ -51,17 +78,31 @@ class PyAVDecoder:
     def close(self) -> None:
         self.container.close()
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
+    @property
+    def index(self) -> FrameIndex:
+        """Which packet holds which frame; for a counted file, built by decoding all of it once."""
+        if self._index is None:
+            if self.counted is None:
+                self._index = index_packets(self._packets, self.stream)
+            else:
+                pts = [frame.pts for frame in self._decode_all()]
+                if not pts:
+                    raise VideoError(self.path, "no frame can be decoded")
+                self._index = index_counted(pts, self._packets, self.stream)
+        return self._index
+
+    def read(self, indices: np.ndarray, choose: ChooseView = whole) -> torch.Tensor:
         """Frames by number.
 
         Args:
-            indices: (T,) int64 within [0, number of frames), in any order, repeated or not.
+            indices: (T,) int64 within [0, num_frames), in any order, repeated or not.
+            choose: the view of them, called once; all of the picture by default.
 
         Returns:
             uint8 (T, H, W, 3), RGB, turned as displayed.
         """
         wanted, inverse = np.unique(indices, return_inverse=True)
-        frames = self._read_unique(wanted)
+        frames = self._read_unique(wanted, choose)
         if len(wanted) == len(indices) and (inverse == np.arange(len(indices))).all():
             return frames
         return frames[torch.from_numpy(inverse)]
@@ -72,6 +113,14 @@ class PyAVDecoder:
             return frame
         raise VideoError(self.path, "the first frame cannot be decoded")
 
+    def frames(self) -> Iterator[tuple[int, VideoFrame]]:
+        """(number, frame) of every frame in order, decoded but neither turned nor converted.
+
+        Raises:
+            VideoError: at the first frame that cannot be decoded, or at the end if frames are missing.
+        """
+        return self._decode(np.arange(self.num_frames))
+
     def keys_are_idr(self) -> bool:
         """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
         extra = self.stream.codec_context.extradata or b""
@@ -79,29 +128,29 @@ class PyAVDecoder:
         _, packets = self._seek(0)
         return all(5 in nal_types(bytes(packet), length_size) for packet in packets if packet.is_keyframe)
 
-    def _read_unique(self, wanted: np.ndarray) -> torch.Tensor:
-        out: torch.Tensor | None = None
+    def _read_unique(self, wanted: np.ndarray, choose: ChooseView) -> torch.Tensor:
+        out: ViewWriter | None = None
         to_rgb = RGBConverter()
         slot = {int(i): n for n, i in enumerate(wanted)}
         for i, frame in self._decode(wanted):
+            if out is None:
+                size = displayed_size(frame)
+                view = choose(*size)
+                out = ViewWriter(len(wanted), view)
+            elif displayed_size(frame) != size:
+                was, now = size[::-1], displayed_size(frame)[::-1]
+                raise VideoError(self.path, f"the frame size changes from {was} to {now} at frame {i}")
             try:
-                picture = to_rgb(frame)
+                out.put(slot[i], to_rgb(frame, view))
             except FFMPEG_ERRORS as error:
                 raise VideoError(self.path, f"frame {i} cannot be converted to RGB ({reason_of(error)})") from error
-            if out is None:
-                out = torch.empty((len(wanted), *picture.shape), dtype=torch.uint8)
-                target = out.numpy()
-            if picture.shape != target.shape[1:]:
-                was, now = target.shape[2:0:-1], picture.shape[1::-1]
-                raise VideoError(self.path, f"the frame size changes from {was} to {now} at frame {i}")
-            target[slot[i]] = picture
         if out is None:
             raise VideoError(self.path, "no frame was asked for")
-        return out
+        return out.finish()
 
     def _decode(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """(number, frame) for each of the sorted, unique ``wanted``, each once."""
-        if not self.index.seekable:
+        if self.counted is not None:
             yield from self._decode_counting(wanted)
             return
         missing = set(wanted.tolist())
@@ -116,7 +165,7 @@ class PyAVDecoder:
                 missing.discard(i)
                 yield i, frame
         if missing:
-            raise VideoError(self.path, f"frame {min(missing)} of {len(self.index)} cannot be decoded")
+            raise VideoError(self.path, f"frame {min(missing)} of {self.num_frames} cannot be decoded")
 
     def _decode_run(self, start: int, stop: int, numbers: set[int]) -> Iterator[tuple[int, VideoFrame]]:
         """The frames ``numbers``, by decoding the packets from ``start`` to ``stop``, both counted."""
@@ -133,19 +182,20 @@ class PyAVDecoder:
                     skipping = not skipping
                     context.skip_frame = "NONREF" if skipping else "DEFAULT"
                 decoded = context.decode(packet)
+                self._progress()
                 if number == stop:
                     decoded += context.decode(None)
                 for frame in decoded:
                     i = frame_of_pts.get(frame.pts, -1)
                     if i in numbers:
                         if frame.is_corrupt:
-                            raise VideoError(self.path, f"frame {i} of {len(self.index)} is damaged")
+                            raise VideoError(self.path, f"frame {i} of {self.num_frames} is damaged")
                         yield i, frame
                 if number == stop:
                     return
         except FFMPEG_ERRORS as error:
             at = np.flatnonzero(self.index.packet == number)
-            which = f"frame {at[0]} of {len(self.index)}" if len(at) else f"packet {number}"
+            which = f"frame {at[0]} of {self.num_frames}" if len(at) else f"packet {number}"
             raise VideoError(self.path, f"{which} cannot be decoded ({reason_of(error)})") from error
         finally:
             self.stream.codec_context.skip_frame = "DEFAULT"
@@ -191,7 +241,7 @@ class PyAVDecoder:
                 yield i, frame
             if i == last:
                 return
-        raise VideoError(self.path, f"frame {min(missing)} of {len(self.index)} cannot be decoded")
+        raise VideoError(self.path, f"frame {min(missing)} of {self.num_frames} cannot be decoded")
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every frame from the first, as ``ffmpeg`` shows them."""
@@ -199,6 +249,7 @@ class PyAVDecoder:
         shown = 0
         try:
             for packet in self.container.demux(self.stream):
+                self._progress()
                 try:
                     frames = self.stream.codec_context.decode(packet)
                 except FFMPEG_ERRORS:
@@ -210,16 +261,6 @@ class PyAVDecoder:
                     yield frame
         except FFMPEG_ERRORS as error:
             raise VideoError(self.path, f"frame {shown} cannot be decoded ({reason_of(error)})") from error
-
-    def _build_index(self) -> FrameIndex:
-        packets = read_packets(self.container, self.stream, self.path)
-        reason = distrust(self.container, self.stream, packets)
-        if reason is None:
-            return index_packets(packets, self.stream)
-        pts = [frame.pts for frame in self._decode_all()]
-        if not pts:
-            raise VideoError(self.path, "no frame can be decoded")
-        return index_counted(pts, packets, self.stream, reason)
 
     def _prime(self) -> None:
         """Shows packet 0 to the decoder before the first seek.
@@ -237,29 +278,12 @@ class PyAVDecoder:
         self._primed = True
 
     def _open(self) -> None:
-        self.container, self.stream = open_video(self.path)
+        self.container, self.stream = open_video(self.path, self.limits)
         self._primed = False
 
     def _reopen(self) -> None:
         self.container.close()
         self._open()
-
-
-def decode_runs(index: FrameIndex, wanted: np.ndarray) -> list[tuple[int, int, set[int]]]:
-    """Splits sorted, unique frame numbers into runs (start packet, stop packet, frames) with packets to skip between.
-
-    A run goes on while the next frame's key packet lies within it or directly after it; else a jump saves decoding.
-    """
-    runs: list[tuple[int, int, set[int]]] = []
-    for i in wanted.tolist():
-        start, packet = int(index.start[i]), int(index.packet[i])
-        if runs and start <= runs[-1][1] + 1:
-            before = runs[-1]
-            before[2].add(i)
-            runs[-1] = (before[0], max(before[1], packet), before[2])
-        else:
-            runs.append((start, packet, {i}))
-    return runs
 
 
 def nal_types(data: bytes, length_size: int) -> set[int]:

@@ -10,6 +10,12 @@ from av.filter import Graph
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+    from videogn.data.view import View
+
+# Formats whose pixels FFmpeg converts one by one, so that a part of a picture gets the same bytes as the whole.
+_PIXELWISE = ("yuv420p", "yuvj420p")
+_ALIGN = 16  # columns; FFmpeg converts as many at a time
+
 
 class RGBConverter:
     """Turns frames upright and converts them to 8-bit RGB, in one thread.
@@ -21,22 +27,48 @@ class RGBConverter:
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
         self._graph: Graph | None = None
+        self._top = self._left = 0
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 (H, W, 3) view of the frame as displayed; valid as long as it is referred to.
+    def __call__(self, frame: VideoFrame, view: View) -> np.ndarray:
+        """uint8 (height, width, 3): the view's rectangle of the frame as displayed, not scaled.
+
+        The array lies in the frame's own memory and is valid as long as it is referred to.
 
         Raises:
             av.FFmpegError: a pixel format that cannot be converted.
         """
         filters = orientation(frame)
-        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, *filters)
+        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, view, *filters)
         if self._graph is None or key != self._key:
-            self._graph, self._key = _graph(frame, filters), key
+            box = aligned_box(frame, view)
+            self._top, self._left = (view.top - box[0], view.left - box[1]) if box else (view.top, view.left)
+            crop = (("crop", "{3}:{2}:{1}:{0}".format(*box)),) if box else ()
+            self._graph, self._key = _graph(frame, (*filters, *crop)), key
         self._graph.vpush(frame)
         rgb = self._graph.vpull()
         plane: Any = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
-        return rows[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
+        pixels = rows[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
+        return pixels[self._top : self._top + view.height, self._left : self._left + view.width]
+
+
+def displayed_size(frame: VideoFrame) -> tuple[int, int]:
+    """(height, width) of the frame as displayed."""
+    return (frame.width, frame.height) if display_rotation(frame) % 180 else (frame.height, frame.width)
+
+
+def aligned_box(frame: VideoFrame, view: View) -> tuple[int, int, int, int] | None:
+    """(top, left, height, width) that holds the view's rectangle and can be converted alone; None for the whole frame.
+
+    FFmpeg then leaves the rest of the picture unconverted, and the bytes are those of the whole picture's conversion.
+    """
+    height, width = displayed_size(frame)
+    if frame.format.name not in _PIXELWISE or height % 2 or width % 2 or frame.interlaced_frame:
+        return None
+    top, left = view.top // 2 * 2, view.left // _ALIGN * _ALIGN
+    bottom = min(height, -(-(view.top + view.height) // 2) * 2)
+    right = min(width, -(-(view.left + view.width) // _ALIGN) * _ALIGN)
+    return (top, left, bottom - top, right - left) if (bottom - top, right - left) != (height, width) else None
 
 
 def display_rotation(frame: VideoFrame) -> int:
