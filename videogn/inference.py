@@ -13,7 +13,7 @@ import torch
 from videogn import checkpoint as checkpoint_format
 from videogn.data.decode import VideoReader
 from videogn.data.sampling import eval_indices, unique_frames
-from videogn.data.transforms import eval_transform
+from videogn.data.transforms import eval_crops, eval_view
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
 
@@ -98,7 +98,8 @@ def predict_video(
                 f"with the start before the end, found frames {first} to {last}"
             )
         unique, index = unique_frames(eval_indices(last - first, clip) + first)
-        frames, crops = eval_transform(reader.read(unique), clip)
+        resized = reader.read(unique, lambda height, width: eval_view(height, width, clip))
+    frames, crops = eval_crops(resized, clip)
     with torch.inference_mode():
         frames, views = frames.to(model.device), torch.as_tensor(index, device=model.device)
         probabilities = model.view_probabilities(frames, views, crops).mean(dim=0)
