@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from videogn.data import ClipBatch, DemoSpec, KineticsDataModule, VideoBatch
 from videogn.data.datamodule import available_cores
-from videogn.data.dataset import EvalSampler, TrainSampler
 from videogn.data.demo import MOTIONS, generate_demo
+from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import UsageError
 from videogn.spec import ClipSpec
 

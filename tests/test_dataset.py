@@ -10,18 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from videogn.data import read_frames
-from videogn.data.dataset import (
-    MAX_TRIES,
-    ClipBatch,
-    EvalSampler,
-    EvalVideos,
-    TrainClips,
-    TrainSampler,
-    VideoBatch,
-    start_worker,
-)
+from videogn.data.batches import ClipBatch, VideoBatch
+from videogn.data.dataset import MAX_TRIES, EvalVideos, TrainClips
 from videogn.data.demo import MOTIONS, DemoSpec, generate_demo
 from videogn.data.index import VideoIndex
+from videogn.data.loader import start_worker
+from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.data.sampling import eval_indices, train_indices
 from videogn.data.transforms import eval_transform, train_transform
 from videogn.errors import VideoError

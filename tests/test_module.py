@@ -14,7 +14,7 @@ from runs import metrics, run
 import videogn
 from videogn.checkpoint import KEY
 from videogn.cli import main
-from videogn.data.dataset import ClipBatch
+from videogn.data.batches import ClipBatch
 from videogn.data.demo import MOTIONS
 from videogn.errors import UsageError
 from videogn.module import NormName, VideoClassifier

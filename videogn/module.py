@@ -23,7 +23,7 @@ from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, peak_
 from videogn.spec import ClipSpec
 
 if TYPE_CHECKING:
-    from videogn.data.dataset import ClipBatch, EvalVideo, VideoBatch
+    from videogn.data.batches import ClipBatch, EvalVideo, VideoBatch
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videogn.data.batches import ClipBatch as ClipBatch
+    from videogn.data.batches import EvalVideo as EvalVideo
+    from videogn.data.batches import VideoBatch as VideoBatch
     from videogn.data.datamodule import KineticsDataModule as KineticsDataModule
-    from videogn.data.dataset import ClipBatch as ClipBatch
-    from videogn.data.dataset import EvalVideo as EvalVideo
-    from videogn.data.dataset import VideoBatch as VideoBatch
     from videogn.data.decode import VideoInfo as VideoInfo
     from videogn.data.decode import VideoReader as VideoReader
     from videogn.data.decode import probe as probe
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from videogn.spec import ClipSpec as ClipSpec
 
 _HOMES = {
-    "ClipBatch": "videogn.data.dataset",
+    "ClipBatch": "videogn.data.batches",
     "ClipSpec": "videogn.spec",
     "DemoSpec": "videogn.data.demo",
-    "EvalVideo": "videogn.data.dataset",
+    "EvalVideo": "videogn.data.batches",
     "KineticsDataModule": "videogn.data.datamodule",
-    "VideoBatch": "videogn.data.dataset",
+    "VideoBatch": "videogn.data.batches",
     "VideoIndex": "videogn.data.index",
     "VideoInfo": "videogn.data.decode",
     "VideoReader": "videogn.data.decode",

@@ -12,20 +12,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
+from videogn.data.batches import ClipBatch, VideoBatch
 from videogn.data.classes import ClassList, read_class_names
-from videogn.data.dataset import (
-    ClipBatch,
-    EvalSampler,
-    EvalVideos,
-    TrainClips,
-    TrainSampler,
-    VideoBatch,
-    start_worker,
-)
+from videogn.data.dataset import EvalVideos, TrainClips
 from videogn.data.decode import Backend, check_backend
 from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.index import VideoIndex, listed_class_names, read_index
 from videogn.data.layouts import Layout, Source, Split, find_source, no_source
+from videogn.data.loader import start_worker
+from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import UsageError
 from videogn.spec import ClipSpec
 
@@ -178,7 +173,7 @@ class KineticsDataModule(LightningDataModule):
     # -- loaders ---------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of type :class:`~videogn.data.dataset.ClipBatch`.
+        """Batches of type :class:`~videogn.data.batches.ClipBatch`.
 
         Raises:
             UsageError: fewer videos than one optimiser step needs.
@@ -197,11 +192,11 @@ class KineticsDataModule(LightningDataModule):
         return self._loader(data, sampler, self.batch_size, ClipBatch.collate)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of type :class:`~videogn.data.dataset.VideoBatch`."""
+        """Batches of type :class:`~videogn.data.batches.VideoBatch`."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of type :class:`~videogn.data.dataset.VideoBatch`: the test split, or else the validation split."""
+        """Batches of type :class:`~videogn.data.batches.VideoBatch`: the test split, or else the validation split."""
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
