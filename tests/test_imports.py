@@ -23,10 +23,11 @@ ALLOWED = {
     "callbacks": {"cost", "norms"},
     "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "module"},
     "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module"},
-    "cli": {"data.demo", "errors", "inference", "training_cli"},
+    "cli": {"data_cli", "errors", "inference", "training_cli"},
+    "data_cli": {"data", "errors"},
 }
 LIGHTNING = {"module", "data.datamodule", "callbacks", "training_cli"}
-CODECS = {"data.decode", "data.demo"}
+CODECS = {"data.decode", "data.demo", "data.encode"}
 
 
 def imports(path: Path) -> set[str]:

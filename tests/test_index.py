@@ -1,5 +1,6 @@
 """Annotations -> records: class names and their order, flat arrays, labels, messages."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 from videogn.data.classes import ClassList, kinetics400_names, name_key, order_class_names, read_class_names
 from videogn.data.index import VideoIndex, listed_class_names, read_index
-from videogn.data.layouts import find_source
+from videogn.data.layouts import every_video, find_source
+from videogn.data.manifest import FileRecord, Manifest, ManifestWriter, manifest_path, read_manifest
 from videogn.errors import UsageError
 
 
@@ -200,3 +202,68 @@ def test_names_that_are_not_utf8(tmp_path):
 def test_needs_no_torch():
     code = "import sys, videogn.data.index, videogn.data.demo, videogn.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- what a manifest knows
+
+
+def write_manifest(root: Path, *records: FileRecord) -> Manifest:
+    with ManifestWriter(manifest_path(root)) as writer:
+        for record in records:
+            writer.add(record)
+    return read_manifest(manifest_path(root))
+
+
+def record_of(root: Path, name: str, frames: int, reason: str = "") -> FileRecord:
+    status = os.stat(root / name)
+    return FileRecord(
+        name, status.st_size, status.st_mtime_ns, "bad" if reason else "ok", -1 if reason else frames, reason=reason
+    )
+
+
+def test_manifest_spares_probing_while_the_file_is_the_same(tmp_path):
+    touch(tmp_path, *(f"train/a/{name}.mp4" for name in ("bad", "good", "replaced", "unknown")))
+    manifest = write_manifest(
+        tmp_path,
+        record_of(tmp_path, "train/a/bad.mp4", 0, "truncated"),
+        record_of(tmp_path, "train/a/good.mp4", 30),
+        record_of(tmp_path, "train/a/replaced.mp4", 40),
+        FileRecord("train/a/deleted.mp4", 1, 1, "ok", 7),
+    )
+    source = find_source(str(tmp_path), "train")
+    index = read_index(source, ClassList(["a"]), manifest=manifest)
+    (tmp_path / "train/a/replaced.mp4").write_bytes(b"other")
+    assert [index.known_frames(i) for i in range(4)] == [None, 30, None, None]
+    assert [index.known_error(i) for i in range(4)] == ["truncated", None, None, None]
+    assert index.num_frames.tolist() == [-1, 30, 40, -1]
+    assert "manifest: 3 files known, 1 bad: train/a/bad.mp4 (truncated)" in index.summary()
+    assert "manifest:" not in read_index(source, ClassList(["a"])).summary()
+
+    good = index.without_bad()
+    assert [name for name, _ in records(good)] == [f"train/a/{name}.mp4" for name in ("good", "replaced", "unknown")]
+    assert [good.known_frames(i) for i in range(3)] == [30, None, None]
+    assert "1 file that the manifest calls bad is left out: train/a/bad.mp4 (truncated)" in good.summary()
+    assert good.without_bad() is good
+
+    (tmp_path / "train/a/bad.mp4").write_bytes(b"whole again")
+    again = read_index(source, ClassList(["a"]), manifest=manifest)
+    assert again.errors == {}
+    assert len(again.without_bad()) == 4
+
+
+def test_labels_of_missing_files(tmp_path):
+    touch(tmp_path, "v/1.mp4")
+    lines = ["v/1.mp4 b", "v/2.mp4 a", "v/3.mp4 b", "v/4.mp4 nobody knows"]
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    index = read_index(find_source(str(tmp_path), "val"), ClassList(["a", "b"]))
+    assert index.missing == ("v/2.mp4", "v/3.mp4", "v/4.mp4")
+    assert index.missing_labels == (0, 1, -1)
+    (tmp_path / "val.txt").write_text("v/1.mp4 1\nv/2.mp4 0\nv/3.mp4 7\n")
+    assert read_index(find_source(str(tmp_path), "val"), ClassList(["a", "b"])).missing_labels == (0, -1)
+
+
+def test_every_video_follows_links_but_not_in_circles(tmp_path):
+    touch(tmp_path, "elsewhere/train/1.mp4", "root/b/2.mp4", "root/3.avi", "root/.hidden/4.mp4", "root/b/.5.mp4")
+    (tmp_path / "root/a").symlink_to(tmp_path / "elsewhere/train")
+    (tmp_path / "root/b/up").symlink_to(tmp_path / "root")
+    assert list(every_video(str(tmp_path / "root"))) == ["3.avi", "a/1.mp4", "b/2.mp4"]

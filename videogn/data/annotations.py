@@ -134,14 +134,14 @@ def check_files(source: Source, entries: Iterator[Entry]) -> Listing:
     listing = Listing()
     folders: dict[str, frozenset[str]] = {}
     seen: dict[str, int] = {}
-    missing: dict[str, None] = {}
+    missing: dict[str, str | int | None] = {}
     for path, label, line in entries:
         before = seen.setdefault(path, len(listing.paths))
         parent, _, name = path.rpartition("/")
         if parent not in folders:
             folders[parent] = _file_names(os.path.join(source.root, parent or os.path.dirname(path)))
         if name not in folders[parent]:
-            missing[path] = None
+            missing[path] = label
         elif before < len(listing.paths):
             if label != listing.labels[before]:
                 raise UsageError(
@@ -153,7 +153,7 @@ def check_files(source: Source, entries: Iterator[Entry]) -> Listing:
             listing.paths.append(path)
             listing.labels.append(label)
             listing.lines.append(line)
-    listing.missing = list(missing)
+    listing.missing, listing.missing_labels = list(missing), list(missing.values())
     if listing.missing and not listing.paths:
         looked = os.path.join(source.root, listing.missing[0])
         raise UsageError(

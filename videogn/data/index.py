@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from videogn.data.annotations import check_files, cvdf_entries, list_entries
 from videogn.data.classes import ClassList, order_class_names
 from videogn.data.layouts import Listing, Source, read_folders, subfolders
+from videogn.data.manifest import Manifest, is_same
 from videogn.errors import UsageError
 
 _KINDS = {"folders": "class folders", "list": "list file", "cvdf": "Kinetics csv"}
@@ -33,7 +34,12 @@ class VideoIndex:
         offsets: int64 (N + 1,); path i is ``paths[offsets[i]:offsets[i + 1]]``.
         labels: int64 (N,); -1 where a video has no label.
         class_names: name of every label.
+        num_frames: int64 (N,), what a manifest says; -1 where none does.
+        sizes: int64 (N,), bytes of the file that the manifest knows, -1 where it knows none.
+        mtimes_ns: int64 (N,), its modification time.
+        errors: number of a video -> why it is bad, of the files that a manifest calls bad and that are still the same.
         missing: listed files that are not on the disk, in the order of the list.
+        missing_labels: their labels, -1 where there is none or it is not known.
         notes: remarks for the user.
     """
 
@@ -43,7 +49,12 @@ class VideoIndex:
     offsets: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    num_frames: np.ndarray
+    sizes: np.ndarray
+    mtimes_ns: np.ndarray
+    errors: dict[int, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    missing_labels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -66,7 +77,41 @@ class VideoIndex:
         offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
         flat = np.asarray(labels, dtype=np.int64)
-        return cls(root, more.pop("source", root), b"".join(encoded), offsets, flat, tuple(class_names), **more)
+        unknown = np.full(len(flat), -1, dtype=np.int64)
+        known = {name: more.pop(name, unknown) for name in ("num_frames", "sizes", "mtimes_ns")}
+        return cls(
+            root, more.pop("source", root), b"".join(encoded), offsets, flat, tuple(class_names), **known, **more
+        )
+
+    def with_manifest(self, manifest: Manifest) -> VideoIndex:
+        """The same videos with what a manifest knows of them. Files that it calls bad are looked at: still the same?"""
+        rows = manifest.find(self.video_id(i) for i in range(len(self)))
+        # Row -1 takes the -1 behind the last row.
+        frames, sizes, mtimes = (np.append(c, -1)[rows] for c in (manifest.frames, manifest.sizes, manifest.mtimes_ns))
+        bad = np.flatnonzero(np.isin(rows, list(manifest.reasons))).tolist()
+        bad = [i for i in bad if is_same(self.path(i), int(sizes[i]), int(mtimes[i]))]
+        errors = {i: manifest.reasons[int(rows[i])] for i in bad}
+        return replace(self, num_frames=frames, sizes=sizes, mtimes_ns=mtimes, errors=errors)
+
+    def without_bad(self) -> VideoIndex:
+        """The videos that no manifest calls bad; a note says which were left out."""
+        if not self.errors:
+            return self
+        keep = np.setdiff1d(np.arange(len(self)), list(self.errors))
+        files = _count(len(self.errors), "file that the manifest calls bad is", "files that the manifest calls bad are")
+        return VideoIndex.build(
+            self.root,
+            (self.video_id(i) for i in keep.tolist()),
+            self.labels[keep],
+            self.class_names,
+            source=self.source,
+            num_frames=self.num_frames[keep],
+            sizes=self.sizes[keep],
+            mtimes_ns=self.mtimes_ns[keep],
+            missing=self.missing,
+            missing_labels=self.missing_labels,
+            notes=(*self.notes, f"{files} left out: {self._some_errors()}"),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,6 +127,17 @@ class VideoIndex:
     def label(self, i: int) -> int:
         """Label of video i, -1 without one."""
         return int(self.labels[i])
+
+    def known_frames(self, i: int) -> int | None:
+        """Frames of video i as a manifest knows them; None without one, or where the file is no longer the same."""
+        frames = int(self.num_frames[i])
+        if frames < 0 or not is_same(self.path(i), int(self.sizes[i]), int(self.mtimes_ns[i])):
+            return None
+        return frames
+
+    def known_error(self, i: int) -> str | None:
+        """Why a manifest calls video i bad; None otherwise. The file was the same when the manifest was read."""
+        return self.errors.get(i)
 
     @property
     def empty_classes(self) -> list[str]:
@@ -100,11 +156,22 @@ class VideoIndex:
             lines.append(f"{missing} missing: {_some(self.missing)}")
         if empty and labelled:
             lines.append(f"{_count(len(empty), 'class has', 'classes have')} no video here: {_some(empty)}")
+        good = int((self.num_frames >= 0).sum())
+        if good or self.errors:
+            bad = f", {len(self.errors):,} bad: {self._some_errors()}" if self.errors else ""
+            lines.append(f"manifest: {_count(good + len(self.errors), 'file')} known{bad}")
         return "\n  ".join([*lines, *self.notes])
+
+    def _some_errors(self) -> str:
+        return _some([f"{self.video_id(i)} ({reason})" for i, reason in self.errors.items()])
 
 
 def read_index(
-    source: Source, classes: ClassList | None, path_prefix: str | None = None, require_labels: bool = True
+    source: Source,
+    classes: ClassList | None,
+    path_prefix: str | None = None,
+    require_labels: bool = True,
+    manifest: Manifest | None = None,
 ) -> VideoIndex:
     """The videos of a split, checked against the disk and the class names.
 
@@ -113,6 +180,7 @@ def read_index(
         classes: the class names; integer labels of a list file count from 0 in this order. None: labels are not read.
         path_prefix: folder that the paths of a list file start from, relative to the root; None is the root itself.
         require_labels: False lets videos without a label pass, as prediction needs.
+        manifest: what `videogn data check` found out about the files.
 
     Raises:
         UsageError: no video, a line that cannot be read, a label outside the classes, a video without a label, a file
@@ -123,22 +191,26 @@ def read_index(
     else:
         entries = cvdf_entries(source) if source.kind == "cvdf" else list_entries(source, path_prefix)
         listing = check_files(source, entries)
+    missing_labels = [-1] * len(listing.missing)
     if classes is None:
         labels = np.full(len(listing.paths), -1, dtype=np.int64)
     else:
         labels = _labels(source, listing, classes, require_labels)
+        missing_labels = _missing_labels(listing, classes)
     notes = (
         [f"{_count(listing.repeated, 'line lists', 'lines list')} a file again: left out"] if listing.repeated else []
     )
-    return VideoIndex.build(
+    index = VideoIndex.build(
         source.root,
         listing.paths,
         labels,
         classes.names if classes is not None else (),
         source=f"{_KINDS[source.kind]} {source.path}",
         missing=tuple(listing.missing),
+        missing_labels=tuple(missing_labels),
         notes=tuple(notes),
     )
+    return index if manifest is None else index.with_manifest(manifest)
 
 
 def listed_class_names(source: Source) -> tuple[tuple[str, ...], str | None]:
@@ -191,6 +263,18 @@ def _labels(source: Source, listing: Listing, classes: ClassList, required: bool
             found = known[label] = _label(label, classes, where)
         out[i] = found
     return out
+
+
+def _missing_labels(listing: Listing, classes: ClassList) -> list[int]:
+    """Label of every missing file, -1 where the classes have none: such a file fails nothing."""
+    known: dict[str | int | None, int] = {None: -1}
+    for label in listing.missing_labels:
+        if isinstance(label, str) and label not in known:
+            found = classes.find(label)
+            known[label] = -1 if found is None else found
+        elif isinstance(label, int):
+            known[label] = label if 0 <= label < len(classes) else -1
+    return [known[label] for label in listing.missing_labels]
 
 
 def _label(label: str | int | None, classes: ClassList, where: str) -> int:

@@ -49,6 +49,7 @@ class Listing:
         labels: class name, or the integer that a list file gives, or None where there is no label.
         lines: line number per video in the annotation file; empty for class folders.
         missing: listed files that are not on the disk; they are not in ``paths``.
+        missing_labels: label per missing file.
         repeated: number of lines that list a file again with the same label; they count once.
     """
 
@@ -56,6 +57,7 @@ class Listing:
     labels: list[str | int | None] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    missing_labels: list[str | int | None] = field(default_factory=list)
     repeated: int = 0
 
 
@@ -204,3 +206,22 @@ def videos_below(folder: str, relative: str) -> Iterator[str]:
     for name in sorted(folders):
         if not name.startswith("."):
             yield from videos_below(os.path.join(folder, name), os.path.join(relative, name))
+
+
+def every_video(root: str, relative: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Every video below a folder, in sorted order, as paths relative to it; links to folders are followed, hidden
+    folders are not. ``above`` are the folders that this one is in: a link that leads back to one is left out."""
+    status = os.stat(os.path.join(root, relative))
+    this = (status.st_dev, status.st_ino)
+    if this in above:
+        return
+    folders = []
+    with os.scandir(os.path.join(root, relative)) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif is_video(entry.name) and entry.is_file():
+                yield os.path.join(relative, entry.name)
+    for name in folders:
+        if not name.startswith("."):
+            yield from every_video(root, os.path.join(relative, name), (*above, this))

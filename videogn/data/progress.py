@@ -1,0 +1,75 @@
+"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_REDRAW_SECONDS = 0.1
+_LINE_SECONDS = 30.0
+
+
+class ProgressBar:
+    """How many of ``total`` are done. A context manager.
+
+    Drawn by :meth:`update` alone: a thread that draws could hold a lock at the moment when a child is forked.
+
+    Args:
+        what: what is done, a few words.
+        total: of how many.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self._bar: Progress | None = None
+        self._due, self._last = time.monotonic(), ""
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task(what, total=total, note="")
+
+    def update(self, done: int, note: str = "") -> None:
+        """Shows that ``done`` are done, with a remark."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            if now >= self._due or done == self.total:
+                self._due = now + _REDRAW_SECONDS
+                self._bar.refresh()
+        elif now >= self._due or done == self.total:
+            self._due = now + _LINE_SECONDS
+            line = f"{self.what}: {done:,} of {self.total:,}{f', {note}' if note else ''}"
+            if line != self._last:
+                print(line, file=sys.stderr, flush=True)
+            self._last = line
+
+    def __enter__(self) -> ProgressBar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use, which a container or a scheduler can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
