@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from videogn.data_cli import add_data_commands
 from videogn.errors import UsageError, VideoError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ _TRAINING = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 come out as they are
     try:
         if arguments and arguments[0] in _TRAINING:
             from videogn.training_cli import run
@@ -37,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error).rpartition(f"{type(error).__name__}: ")[2]
         print(f"videogn: error: {text}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
+    except KeyboardInterrupt:
+        print("videogn: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,15 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--backend", default="pyav", help="decoder: pyav, decord or torchcodec (default pyav)")
     classify.set_defaults(run=_classify)
 
-    data = commands.add_parser("data", help="make data sets").add_subparsers(
-        title="data commands", required=True, metavar="DATA-COMMAND"
-    )
-    demo = data.add_parser("demo", help="write the generated motion videos")
-    demo.add_argument("root", metavar="ROOT", help="folder to create, with train/CLASS and val/CLASS inside")
-    demo.add_argument("--train-per-class", type=int, help="training videos per class")
-    demo.add_argument("--val-per-class", type=int, help="validation videos per class")
-    demo.add_argument("--seed", type=int, help="of the generator")
-    demo.set_defaults(run=_data_demo)
+    add_data_commands(commands)
     return parser
 
 
@@ -111,13 +110,3 @@ def _device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device: expected one of {available}, found {name!r} ({reason})") from error
     return name
-
-
-def _data_demo(options: argparse.Namespace) -> int:
-    from videogn.data.demo import DemoSpec, generate_demo
-
-    names = ("train_per_class", "val_per_class", "seed")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    generate_demo(options.root, DemoSpec(**given))
-    print(f"demo videos are in {options.root}")
-    return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from types import TracebackType
@@ -21,10 +20,10 @@ class ProgressBar:
 
     Args:
         what: what is done, a few words.
-        total: of how many.
+        total: of how many; None until :meth:`update` tells.
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int | None = None) -> None:
         self.what, self.total = what, total
         self._bar: Progress | None = None
         self._due, self._last = time.monotonic(), ""
@@ -43,17 +42,18 @@ class ProgressBar:
             )
             self._task = self._bar.add_task(what, total=total, note="")
 
-    def update(self, done: int, note: str = "") -> None:
-        """Shows that ``done`` are done, with a remark."""
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Shows that ``done`` are done, with a remark; ``total`` replaces the one before."""
+        self.total = self.total if total is None else total
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, total=self.total, note=note)
             if now >= self._due or done == self.total:
                 self._due = now + _REDRAW_SECONDS
                 self._bar.refresh()
         elif now >= self._due or done == self.total:
             self._due = now + _LINE_SECONDS
-            line = f"{self.what}: {done:,} of {self.total:,}{f', {note}' if note else ''}"
+            line = f"{self.what}: {done:,} of {self.total or 0:,}{f', {note}' if note else ''}"
             if line != self._last:
                 print(line, file=sys.stderr, flush=True)
             self._last = line
@@ -68,8 +68,3 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use, which a container or a scheduler can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
