@@ -7,9 +7,6 @@ reaches it. Only another process can end it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
-import math
 import mmap
 import os
 import pickle
@@ -19,11 +16,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import torch
 
+from videogn.data.guard_child import ALIGN, serve
 from videogn.errors import VideoError
 
 Beat = Callable[[], None]
@@ -35,15 +32,17 @@ AVAILABLE = hasattr(os, "fork")
 """Whether this system can fork processes (Linux and macOS; not Windows)."""
 
 _ROOM = 256 << 20  # bytes of address space per child; memory is taken only where something is written
-_HEAD = 64  # bytes for the counter of beats, alone in its cache line; what follows is aligned to as much
+_LOOK = 1.0  # seconds between two looks at a child
 
 
 class Guard:
     """Calls a function in a child process, again and again; ends the child when it makes no progress.
 
     The child starts with the first call, by forking, so the function needs no pickling and sees what its parent holds.
-    It dies with its parent. After a crash or an end, the next call starts another one. A context manager; belongs to
-    the process and thread that made it.
+    After a crash or an end, the next call starts another one. It dies with its parent: on Linux even while it hangs and
+    however the parent ends, elsewhere as soon as it comes back from native code. A context manager.
+
+    Belongs to the thread that made it. A process forked from its own gets another child with its first call.
 
     Args:
         function: ``function(argument, beat)``; calls ``beat()`` whenever it gets on.
@@ -54,6 +53,8 @@ class Guard:
         ValueError: a timeout that is not positive.
     """
 
+    _connection: Connection | None = None
+
     def __init__(self, function: Function, timeout: float) -> None:
         if not AVAILABLE:
             raise RuntimeError("this system cannot fork processes")
@@ -61,13 +62,23 @@ class Guard:
             raise ValueError(f"timeout: expected more than 0 seconds, found {timeout}")
         self.timeout = timeout
         self._function = function
-        self._pid = 0
-        self._connection: Connection | None = None
-        self._memory = mmap.mmap(-1, _ROOM)
-        self._beats = np.frombuffer(self._memory, np.int64, 1)
-        self._seen, self._deadline = 0, math.inf
-        self._path = ""
-        self._at = _HEAD
+        self._renew()
+
+    def _renew(self) -> None:
+        """Starts from nothing: no child, and memory that no other process has."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._owner: int = os.getpid()
+        self._pid: int = 0
+        self._memory: mmap.mmap = mmap.mmap(-1, _ROOM)
+        self._at: int = ALIGN
+        self._beats: np.ndarray = np.frombuffer(self._memory, np.int64, 1)
+        self._seen: int = 0
+        self._looked: float = 0.0
+        self._quiet: float = 0.0
+        self._path: str = ""
+        self._busy: bool = False
 
     def call(self, path: str, argument: Any, copy: bool = True) -> Any:
         """The function's result; its exceptions are raised here.
@@ -81,44 +92,53 @@ class Guard:
             VideoError: the child crashed, or was ended because it made no progress.
         """
         self.start(path, argument)
-        while not self.done(wait_for=1.0):
+        while not self.done(wait_for=_LOOK):
             pass
         return self.result(copy)
 
     def release(self) -> None:
         """Lets the child write over the results that were not copied."""
-        self._at = _HEAD
+        self._at = ALIGN
 
     def start(self, path: str, argument: Any) -> None:
         """Begins a call; :meth:`result` ends it."""
+        if self._owner != os.getpid():
+            self._renew()
+        if self._busy:  # a call that was left, by Ctrl-C for example: its result must not become this one's
+            self._end()
         if self._connection is None:
             self._spawn()
         self._path = path
-        self._seen, self._deadline = int(self._beats[0]), time.monotonic() + self.timeout
-        assert self._connection is not None
+        self._busy = True
+        self._seen = int(self._beats[0])
+        self._looked = time.monotonic()
+        self._quiet = 0.0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the child is gone: result() says so
-            self._connection.send((argument, self._at))
+            self.connection.send((argument, self._at))
 
     def done(self, wait_for: float = 0.0) -> bool:
         """Whether :meth:`result` would return or raise at once, after waiting up to ``wait_for`` seconds for it."""
-        assert self._connection is not None
-        return self._connection.poll(wait_for) or self.stalled()
+        return self.connection.poll(max(0.0, min(wait_for, self.timeout - self._quiet))) or self.stalled()
 
     def stalled(self) -> bool:
         """Whether the call has made no progress for ``timeout`` seconds."""
         beats, now = int(self._beats[0]), time.monotonic()
-        if beats != self._seen:
-            self._seen, self._deadline = beats, now + self.timeout
-        return now > self._deadline
+        # Each look counts two seconds at most: a stopped job or a sleeping machine has stopped the child, too.
+        self._quiet = self._quiet + min(now - self._looked, 2 * _LOOK) if beats == self._seen else 0.0
+        self._seen = beats
+        self._looked = now
+        return self._quiet >= self.timeout
 
     def result(self, copy: bool = True) -> Any:
         """The result of the call that is :meth:`done`; takes and raises what :meth:`call` does."""
-        assert self._connection is not None
-        if not self._connection.poll(0):
+        self._busy = False
+        if not self.connection.poll(0):
             self._end()
-            raise VideoError(self._path, f"no progress for {self.timeout:g} s: the decoder hangs and was ended")
+            raise VideoError(
+                self._path, f"no progress for {self.timeout:g} s: the decoder, or the disk, hangs, and was ended"
+            )
         try:
-            good, body, sizes = self._connection.recv()
+            good, body, sizes = self.connection.recv()
         except (EOFError, ConnectionResetError, pickle.UnpicklingError):
             raise VideoError(self._path, f"the decoder crashed ({self._end()})") from None
         result = pickle.loads(body, buffers=self._buffers(sizes, copy))
@@ -146,14 +166,15 @@ class Guard:
         assert self._connection is not None
         return self._connection
 
-    def _buffers(self, sizes: list[int], copy: bool) -> Iterator[np.ndarray]:
-        at = self._at
+    def _buffers(self, sizes: list[int], copy: bool) -> list[np.ndarray]:
+        at, buffers = self._at, []
         for size in sizes:
             shared = np.frombuffer(self._memory, np.uint8, size, at)
-            yield shared.copy() if copy else shared
-            at += -(-size // _HEAD) * _HEAD
+            buffers.append(shared.copy() if copy else shared)
+            at += -(-size // ALIGN) * ALIGN
         if not copy:
             self._at = at
+        return buffers
 
     def _spawn(self) -> None:
         ours, theirs = Pipe()
@@ -167,12 +188,12 @@ class Guard:
         if pid == 0:
             try:
                 ours.close()
-                _die_with(parent)
-                _serve(self._function, theirs, self._memory)
+                serve(self._function, theirs, self._memory, parent)
             finally:
                 os._exit(1)
         theirs.close()
-        self._pid, self._connection = pid, ours
+        self._pid = pid
+        self._connection = ours
 
     def _end(self) -> str:
         """Ends the child if there is one; how it ended, in words."""
@@ -180,12 +201,12 @@ class Guard:
             return "no child"
         self._connection.close()
         self._connection = None
+        self._busy = False
+        if self._owner != os.getpid():
+            return "the child of another process"
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
-        _, status = os.waitpid(self._pid, 0)
-        self._pid = 0
-        code = os.waitstatus_to_exitcode(status)
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return _how_it_ended(self._pid)
 
 
 def guarded_map(
@@ -210,7 +231,7 @@ def guarded_map(
         for guard in guards:
             begin(guard)
         while busy:
-            ready = set(wait(list(busy), timeout=1.0))
+            ready = set(wait(list(busy), timeout=min(_LOOK, timeout)))
             for connection, (path, guard) in list(busy.items()):
                 if connection not in ready and not guard.stalled():
                     continue
@@ -226,62 +247,19 @@ def guarded_map(
             guard.close()
 
 
-def _serve(function: Function, connection: Connection, memory: mmap.mmap) -> NoReturn:
-    """The child: answers calls until the parent closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    beats = np.frombuffer(memory, np.int64, 1)
-
-    def beat() -> None:
-        beats[0] += 1
-
-    while True:
+def _how_it_ended(pid: int) -> str:
+    """Waits for a killed child, but not for ever: one that waits for a dead network disk does not die."""
+    pause = 0.001
+    while pause < 2.0:
         try:
-            argument, at = connection.recv()
-        except (EOFError, ConnectionResetError):
-            os._exit(0)
-        try:
-            good, result = True, function(argument, beat)
-        except Exception as error:
-            good, result = False, error
-        beat()
-        try:
-            message = (good, *_pack(result, memory, at))
-        except Exception as error:  # what cannot be pickled
-            message = (False, *_pack(RuntimeError(f"{type(result).__name__}: {result} ({error})"), memory, at))
-        connection.send(message)
-
-
-def _pack(result: Any, memory: mmap.mmap, at: int) -> tuple[bytes, list[int]]:
-    """Pickles a result; its tensors and arrays go into the shared memory from ``at`` on, while there is room."""
-    sizes: list[int] = []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        nonlocal at
-        raw = buffer.raw()
-        if at + raw.nbytes > len(memory):
-            return True  # inside the pickle
-        memory[at : at + raw.nbytes] = raw
-        sizes.append(raw.nbytes)
-        at += -(-raw.nbytes // _HEAD) * _HEAD
-        return False
-
-    body = io.BytesIO()
-    _Pickler(body, protocol=5, buffer_callback=keep).dump(result)
-    return body.getvalue(), sizes
-
-
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) is torch.Tensor:
-            return torch.from_numpy, (value.numpy(),)
-        return NotImplemented
-
-
-def _die_with(parent: int) -> None:
-    """Has the kernel end this process when its parent ends, even while it hangs (Linux alone)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(0)
+            done, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # a handler of SIGCHLD was faster
+            return "exit status unknown"
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            if code == -signal.SIGKILL:
+                return "signal SIGKILL: was memory short?"
+            return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        time.sleep(pause)
+        pause *= 1.5
+    return "it does not even end when killed"
