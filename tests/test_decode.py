@@ -8,44 +8,14 @@ import av
 import numpy as np
 import pytest
 import torch
-from video_files import SHARED_VIDEOS, cut_by_edit_list, numbered_frame, read_number, write_video
+from video_files import SHARED_VIDEOS, full_decode, numbered_frame, read_number, write_video
+from video_table import FPS, KINDS, UNEVEN, make
 
 from videogn.data.decode import VideoReader, probe, read_frames
 from videogn.data.decode_index import FrameIndex, decode_runs
 from videogn.data.decode_pyav import PyAVDecoder
 from videogn.errors import VideoError
 
-UNEVEN = [i * 40 + (i % 5) * 7 + (i // 10) * 300 for i in range(40)]
-VP9 = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "10", "auto-alt-ref": "1"}
-
-# name -> (keywords of write_video, whether the packets alone tell which frame is which)
-FILES = {
-    "plain.mp4": ({}, True),
-    "bframes.mp4": ({"bframes": 3}, True),
-    "every_frame_a_key.mp4": ({"gop": 1}, True),
-    "gop_30.mkv": ({"gop": 30, "bframes": 2}, True),
-    "gop_250.mkv": ({"gop": 250, "bframes": 2}, True),
-    "pyramid.mp4": ({"bframes": 8, "gop": 25, "options": {"x264-params": "b-pyramid=normal:ref=4"}}, True),
-    "open_gop.mp4": ({"bframes": 2, "options": {"x264-params": "open-gop=1"}}, True),
-    "intra_refresh.mp4": ({"options": {"x264-params": "intra-refresh=1"}}, True),
-    "variable_rate.mp4": ({"bframes": 2, "milliseconds": UNEVEN}, True),
-    "variable_rate.mkv": ({"milliseconds": UNEVEN}, True),
-    "no_times.avi": ({"codec": "mpeg4", "bframes": 2}, False),
-    "odd_444.mp4": ({"width": 97, "height": 65, "pix_fmt": "yuv444p", "bframes": 2}, True),
-    "odd.avi": ({"codec": "mpeg4", "width": 97, "height": 65}, False),
-    "ten_bit.mkv": ({"pix_fmt": "yuv420p10le", "bframes": 2}, True),
-    "full_range.mp4": ({"pix_fmt": "yuvj420p"}, True),
-    "interlaced.mp4": ({"bframes": 2, "options": {"x264-params": "interlaced=1"}}, False),
-    "longer_audio.mp4": ({"bframes": 2, "audio_seconds": 3.0}, True),
-    "stream.ts": ({"bframes": 2}, False),
-    "stream.flv": ({"bframes": 2}, False),
-    "part2.mp4": ({"codec": "mpeg4", "bframes": 2}, False),
-    "program.mpg": ({"codec": "mpeg2video", "bframes": 2}, False),
-    "hidden_frames.webm": ({"codec": "libvpx", "options": {"lag-in-frames": "10", "auto-alt-ref": "1"}}, False),
-    "vp9.webm": ({"codec": "libvpx-vp9", "options": VP9}, True),
-    "hevc.mp4": ({"codec": "libx265"}, True),
-    "av1.mp4": ({"codec": "libsvtav1", "options": {"preset": "12"}}, True),
-}
 FRAMES = 40
 
 
@@ -54,43 +24,22 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("videos")
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=KINDS)
 def video(request, folder) -> Path:
-    keywords, _ = FILES[request.param]
-    codec = keywords.get("codec", "libx264")
-    path = folder / request.param
-    if not path.exists():
-        try:
-            av.codec.Codec(codec, "w")
-        except av.codec.codec.UnknownCodecError:
-            pytest.skip(f"this FFmpeg does not write {codec}")
-        write_video(path, FRAMES, **keywords)
-    return path
-
-
-def full_decode(path: Path) -> np.ndarray:
-    """(N, H, W, 3): every frame, in order, by FFmpeg's own filters, with nothing skipped and nothing sought."""
-    with av.open(str(path)) as container:
-        stream = container.streams.best("video")
-        graph = av.filter.Graph()
-        source = graph.add_buffer(template=stream)
-        graph.link_nodes(source, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
-        pictures = []
-        for frame in container.decode(stream):
-            graph.vpush(frame)
-            pictures.append(graph.vpull().to_ndarray())
-    return np.stack(pictures)
+    return make(request.param, folder)
 
 
 def test_every_frame_in_every_order(video):
+    kind = KINDS[video.name]
     reference = full_decode(video)
-    assert [read_number(picture) for picture in reference] == list(range(FRAMES))
+    assert [read_number(picture) for picture in reference] == list(kind.shown)
+    n = len(reference)
     rng = np.random.default_rng(0)
-    orders = [np.arange(FRAMES), np.arange(FRAMES)[::-1], np.array([FRAMES - 1]), np.array([7, 7, 3, 7, 39, 0])]
-    orders += [rng.integers(0, FRAMES, rng.integers(1, 6)) for _ in range(20)]
-    orders += [np.arange(start, FRAMES, stride) for start, stride in ((1, 2), (5, 7), (13, 3), (30, 2))]
+    orders = [np.arange(n), np.arange(n)[::-1], np.array([n - 1]), np.array([7, 7, 3, 7, n - 1, 0])]
+    orders += [rng.integers(0, n, rng.integers(1, 6)) for _ in range(20)]
+    orders += [np.arange(start, n, stride) for start, stride in ((1, 2), (5, 7), (13, 3), (n - 10, 2))]
     with VideoReader(video) as reader:
-        assert reader.num_frames == reader.info.num_frames == FRAMES
+        assert reader.num_frames == reader.info.num_frames == n
         for order in orders:
             frames = reader.read(order)
             assert frames.dtype == torch.uint8
@@ -99,56 +48,50 @@ def test_every_frame_in_every_order(video):
 
 
 def test_only_trusted_files_are_sought(video):
-    decoder = PyAVDecoder(video)
-    decoder.close()
-    assert (decoder.counted is None) == FILES[video.name][1], decoder.counted
+    with VideoReader(video) as reader:
+        assert (reader.counted is None) == KINDS[video.name].sought, reader.counted
 
 
 def test_info_and_times(video):
+    kind = KINDS[video.name]
     info = probe(video)
-    keywords = FILES[video.name][0]
-    assert (info.width, info.height) == (keywords.get("width", 96), keywords.get("height", 64))
+    assert (info.width, info.height) == kind.size
     assert info.path == str(video)
     with VideoReader(video) as reader:
         times = reader.times()
     assert times.dtype == np.float64
-    expected = np.array(UNEVEN) / 1000 if "milliseconds" in keywords else np.arange(FRAMES) / 25
+    even = "milliseconds" not in kind.keywords
+    expected = np.arange(len(kind.shown)) / FPS if even else np.array(UNEVEN) / 1000
     np.testing.assert_allclose(times, expected, atol=2e-3)
-    if "milliseconds" not in keywords:
-        assert info.fps == pytest.approx(25)
-        assert info.duration == pytest.approx(FRAMES / 25, abs=2e-3)
+    if even:
+        assert info.fps == pytest.approx(FPS)
+        assert info.duration == pytest.approx(len(kind.shown) / FPS, abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ["plain.mp4", "bframes.mp4"])
-@pytest.mark.parametrize("cut", [5, 12, 15])
-def test_frames_that_an_edit_list_cuts_are_not_there(folder, name, cut):
-    source = write_video(folder / f"source_{name}", FRAMES, **FILES[name][0])
-    path = cut_by_edit_list(source, folder / f"cut_{cut}_{name}", cut)
-    reference = full_decode(path)
-    assert [read_number(picture) for picture in reference] == list(range(cut, FRAMES))
-    with VideoReader(path) as reader:
-        assert reader.num_frames == FRAMES - cut
-        for order in (np.arange(FRAMES - cut), np.array([0]), np.array([20, 3]), np.array([FRAMES - cut - 1])):
-            np.testing.assert_array_equal(reader.read(order).numpy(), reference[order])
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.sought])
+def test_the_files_are_what_their_names_say(folder, name):
+    """Key frames, leading frames and first times, as FFmpeg's demuxer tells them."""
+    kind = KINDS[name]
+    with av.open(str(make(name, folder))) as container:
+        stream = container.streams.best("video")
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        seconds = float(packets[0].pts * stream.time_base)
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    leading = [i for i, packet in enumerate(packets) if any(packet.pts < packets[k].pts for k in keys if 0 < k < i)]
+    if "intra_refresh" not in name:
+        assert bool(leading) == kind.leading
+    if name == "gop_1.mp4":
+        assert len(keys) == FRAMES
+    if name.startswith("gop_250"):
+        assert keys == [0, 250, 500]
+    if name.startswith("late_start"):
+        assert seconds == pytest.approx(50 / FPS)
+    if name.startswith("negative_offsets"):
+        data = (folder / name).read_bytes()
+        assert data[data.index(b"ctts") + 4] == 1  # the version of the box whose offsets are signed
 
 
-@pytest.mark.parametrize(("degrees", "turns", "clockwise"), [(90, 1, 270), (180, 2, 180), (270, 3, 90)])
-def test_rotation_is_applied(tmp_path, degrees, turns, clockwise):
-    path = write_video(tmp_path / "turned.mp4", 20, bframes=2, rotation=degrees)
-    stored = full_decode(path)
-    info = probe(path)
-    assert info.rotation == clockwise
-    assert (info.height, info.width) == (stored.shape[1:3] if turns == 2 else stored.shape[2:0:-1])
-    shown = read_frames(path, range(20)).numpy()
-    np.testing.assert_array_equal(shown, np.rot90(stored, turns, axes=(1, 2)))
-
-
-def test_several_video_streams(tmp_path):
-    path = write_video(tmp_path / "two.mkv", 20, before={"width": 48, "height": 32, "num_frames": 3})
-    with av.open(str(path)) as container:
-        best = container.streams.best("video").index
-    numbers = [read_number(frame) for frame in read_frames(path, range(probe(path).num_frames))]
-    assert numbers == (list(range(20)) if best == 1 else [1000, 1001, 1002])
+# -- readers -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frames", [1, 5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,6 +11,8 @@ from typing import Any
 
 import av
 import numpy as np
+
+os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder: errors alone
 
 SHARED_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 GRID = 4  # blocks per side; GRID**2 bits
@@ -42,6 +45,15 @@ def read_number(frame: Any) -> int:
     return number
 
 
+def has_encoder(codec: str) -> bool:
+    """Whether this FFmpeg writes a codec."""
+    try:
+        av.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
+
+
 def write_video(
     path: Path,
     num_frames: int = 40,
@@ -55,11 +67,14 @@ def write_video(
     bframes: int = 0,
     pix_fmt: str = "yuv420p",
     milliseconds: Sequence[int] | None = None,
+    start: int = 0,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
     format: str | None = None,
     rotation: int = 0,
     audio_seconds: float = 0.0,
     before: dict[str, Any] | None = None,
+    marked: bool = False,
 ) -> Path:
     """Writes a video whose frame i shows the number i (or the given ``frames``), and returns its path.
 
@@ -67,21 +82,26 @@ def write_video(
         gop: distance of key frames; no key frames are added at scene cuts.
         bframes: B-frames in a row.
         milliseconds: presentation time of each frame, increasing, for a variable frame rate; else constant ``fps``.
+        start: presentation time of the first frame, in frames.
         options: of the encoder, added to those above.
+        container_options: of the muxer, such as ``movflags``.
         format: of the container; else from the file name.
         rotation: degrees counter-clockwise that a player turns the picture (mov and mp4).
         audio_seconds: length of a mono AAC track, 0 for none.
         before: keywords (width, height, num_frames, first) of another video stream that precedes this one in the file.
+        marked: marks this stream as the default one, where there are two.
     """
     pictures = list(frames) if frames is not None else [numbered_frame(i, width, height) for i in range(num_frames)]
     height, width = pictures[0].shape[:2]
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w", format=format, options=container_options or {}) as container:
         tracks = []
         if before is not None:
             first = before.get("first", 1000)
             other = [numbered_frame(first + i, before["width"], before["height"]) for i in range(before["num_frames"])]
             tracks.append((_video_stream(container, codec, fps, other[0], gop, 0, pix_fmt, options), other, None))
         main = _video_stream(container, codec, fps, pictures[0], gop, bframes, pix_fmt, options)
+        if marked:
+            main.disposition = av.stream.Disposition.default
         if rotation:
             main.set_display_rotation(rotation)
         if milliseconds is not None:
@@ -91,7 +111,7 @@ def write_video(
         for stream, images, times in tracks:
             for i, image in enumerate(images):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                frame.pts = i if times is None else times[i]
+                frame.pts = start + i if times is None else times[i]
                 frame.time_base = Fraction(1, fps) if times is None else Fraction(1, 1000)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -105,6 +125,20 @@ def write_audio_only(path: Path, seconds: float = 0.5) -> Path:
     with av.open(str(path), "w") as container:
         _write_audio(container, container.add_stream("aac", rate=16000, layout="mono"), seconds)
     return path
+
+
+def full_decode(path: Path) -> np.ndarray:
+    """(N, H, W, 3): every frame, in order, by FFmpeg's own filters, with nothing skipped and nothing sought."""
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        graph = av.filter.Graph()
+        source = graph.add_buffer(template=stream)
+        graph.link_nodes(source, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
+        pictures = []
+        for frame in container.decode(stream):
+            graph.vpush(frame)
+            pictures.append(graph.vpull().to_ndarray())
+    return np.stack(pictures)
 
 
 def cut_by_edit_list(source: Path, target: Path, frames: int, fps: int = 25) -> Path:
@@ -125,6 +159,18 @@ def cut_by_edit_list(source: Path, target: Path, frames: int, fps: int = 25) -> 
     )
     target.write_bytes(data)
     return target
+
+
+def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Has players show the stored point (x, y) of an mp4 at (ax + cy, bx + dy), ``matrix`` being (a, b, c, d).
+
+    Source: ISO/IEC 14496-12, 8.3.2 (track header of the first track).
+    """
+    a, b, c, d = (factor << 16 for factor in matrix)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
 
 
 def _video_stream(
