@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from videogn.data.layouts import VIDEO_SUFFIXES, Listing, Source, split_folder, videos_below
 from videogn.errors import UsageError
@@ -172,3 +172,17 @@ def _file_names(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file())
     except OSError:
         return frozenset()
+
+
+def rename_listed(line: str, rename: Callable[[str], str]) -> str:
+    """A line of a list file with its path changed by ``rename``; a line without a video's path as it is."""
+    body = line.lstrip("\ufeff").strip()
+    match = _LINE.fullmatch(body)
+    if match is None or body.startswith("#"):
+        return line
+    quoted = match["quote"] == '"'
+    path = rename(match["path"].replace('""', '"') if quoted else match["path"])
+    start, end = match.span("path")
+    changed = body[:start] + (path.replace('"', '""') if quoted else path) + body[end:]
+    at = line.index(body)
+    return line[:at] + changed + line[at + len(body) :]

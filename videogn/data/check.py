@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from videogn.data.classes import ClassList, read_class_names
-from videogn.data.decode import VideoReader
+from videogn.data.decode import VideoInfo, VideoReader
 from videogn.data.decode_open import DEFAULT_LIMITS, Limits
 from videogn.data.guard import Beat
 from videogn.data.index import VideoIndex, listed_class_names, read_index
@@ -188,7 +188,11 @@ def inspect(job: tuple[str, Limits, float], beat: Beat) -> dict[str, Any]:
     with VideoReader(path, limits=limits, progress=beat) as reader:
         if reader.counted is None:  # else counting the frames has decoded them
             reader.check()
-        info = reader.info
+        return {**columns(reader.info), "counted": int(reader.counted is not None)}
+
+
+def columns(info: VideoInfo) -> dict[str, Any]:
+    """What a manifest's line says of a video."""
     return {
         "frames": info.num_frames,
         "fps": round(info.fps, 6),
@@ -196,7 +200,6 @@ def inspect(job: tuple[str, Limits, float], beat: Beat) -> dict[str, Any]:
         "height": info.height,
         "duration": round(info.duration, 6),
         "codec": info.codec,
-        "counted": int(reader.counted is not None),
     }
 
 

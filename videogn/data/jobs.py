@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from videogn.data.guard import AVAILABLE, Beat, Function, guarded_map
@@ -13,7 +13,7 @@ from videogn.errors import UsageError, VideoError
 
 def map_files(
     function: Function, jobs: Iterable[tuple[str, Any]], workers: int, timeout: float
-) -> Iterator[tuple[str, Any]]:
+) -> Generator[tuple[str, Any], None, None]:
     """:func:`~videogn.data.guard.guarded_map`; where processes cannot fork, one file at a time without ``timeout``."""
     if AVAILABLE:
         yield from guarded_map(function, jobs, workers, timeout)
