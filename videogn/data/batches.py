@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 
 @dataclass
@@ -44,10 +46,12 @@ class ClipBatch:
 
     @classmethod
     def collate(cls, items: Sequence[TrainClip]) -> ClipBatch:
-        """The batch of some clips."""
+        """The batch of some clips, whose frames are copied."""
+        frames = [item.frames for item in items]
+        clips = torch.stack(frames, out=_outgoing((len(frames), *frames[0].shape), frames[0].dtype))
         return cls(
             # Stacked as T,H,W,C and viewed as C,T,H,W: no copy, and the memory format that 3D convolutions like best.
-            clips=torch.stack([item.frames for item in items]).permute(0, 4, 1, 2, 3),
+            clips=clips.permute(0, 4, 1, 2, 3),
             labels=torch.tensor([item.label for item in items]),
             videos=torch.tensor([item.video for item in items]),
             replaced=[bad for item in items for bad in item.replaced],
@@ -112,8 +116,10 @@ class VideoBatch:
 
     @classmethod
     def collate(cls, items: Sequence[EvalVideo]) -> VideoBatch:
-        """The batch of some videos."""
-        return cls(list(items))
+        """The batch of some videos, whose frames are copied in a loader's worker and nowhere else."""
+        if get_worker_info() is None:
+            return cls(list(items))
+        return cls([replace(item, frames=_send(item.frames), index=_send(item.index)) for item in items])
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -125,3 +131,15 @@ class VideoBatch:
     def pin_memory(self) -> VideoBatch:
         """The videos in page-locked memory."""
         return VideoBatch([video.pin_memory() for video in self.videos])
+
+
+def _outgoing(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Room for a result; in a loader's worker in shared memory, which spares another copy on the way out."""
+    if get_worker_info() is None or 0 in shape:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+
+
+def _send(tensor: Tensor) -> Tensor:
+    return _outgoing(tuple(tensor.shape), tensor.dtype).copy_(tensor)

@@ -10,16 +10,17 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.progress import Progress
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from videogn.data.batches import ClipBatch, VideoBatch
 from videogn.data.classes import ClassList, read_class_names
 from videogn.data.dataset import EvalVideos, TrainClips
-from videogn.data.decode import Backend, check_backend
+from videogn.data.decode import DEFAULT_LIMITS, Backend, Limits, check_backend
 from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.index import VideoIndex, listed_class_names, read_index
 from videogn.data.layouts import Layout, Source, Split, find_source, no_source
-from videogn.data.loader import start_worker
+from videogn.data.loader import TimedLoader, available_cores, guarded, start_worker
+from videogn.data.manifest import Manifest, manifest_path, read_manifest
 from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import UsageError
 from videogn.spec import ClipSpec
@@ -52,6 +53,12 @@ class KineticsDataModule(LightningDataModule):
         num_workers: decoding processes per training process; by default the cores that this process may use, shared by
             the processes of this machine, less one for the training itself, between 1 and 16.
         backend: decoder of the video files.
+        decode_timeout: seconds without a decoded frame after which a file is given up, and its decoder ended: hangs and
+            crashes cost one video. null switches that off, as do num_workers 0 and Windows; workers then read the files
+            themselves instead of in child processes.
+        limits: what a video may at most be.
+        manifest: csv file that `videogn data check` wrote; by default videogn_manifest.csv in root, if it is there.
+            Files that it calls bad are left out of training and fail in evaluation without being opened.
         seed: of the order of videos, the clips and the augmentation; by default that of seed_everything.
         pin_memory: page-locked memory for batches; by default where a CUDA device is.
         demo: generates the demo videos in root first, once, if given.
@@ -71,6 +78,9 @@ class KineticsDataModule(LightningDataModule):
         class_names: str | None = None,
         num_workers: int | None = None,
         backend: Backend = "pyav",
+        decode_timeout: float | None = 60.0,
+        limits: Limits = DEFAULT_LIMITS,
+        manifest: str | None = None,
         seed: int | None = None,
         pin_memory: bool | None = None,
         demo: DemoSpec | None = None,
@@ -84,6 +94,8 @@ class KineticsDataModule(LightningDataModule):
         ):
             if value is not None and value < low:
                 raise UsageError(f"data.{name}: expected at least {low}, found {value}")
+        if decode_timeout is not None and not decode_timeout > 0:
+            raise UsageError(f"data.decode_timeout: expected more than 0 seconds, or null, found {decode_timeout:g}")
         self.root = root
         self.clip = clip
         self.batch_size = batch_size
@@ -93,12 +105,16 @@ class KineticsDataModule(LightningDataModule):
         self.path_prefix = path_prefix
         self.num_workers = num_workers
         self.backend: Backend = backend
+        self.decode_timeout = decode_timeout
+        self.limits = limits
+        self.manifest = manifest
         # Where seed_everything of Lightning leaves it; 0 where nobody called it.
         self.seed = seed if seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.pin_memory = pin_memory
         self.demo = demo
         self._class_names_option = class_names
         self._classes: ClassList | None = None
+        self._manifest: Manifest | None = None
         self._indices: dict[str, VideoIndex] = {}
 
     # -- set-up ----------------------------------------------------------------------------------------------------
@@ -144,7 +160,21 @@ class KineticsDataModule(LightningDataModule):
             self._classes, note = self._find_classes(required=labelled)
             if note:
                 rank_zero_info(f"classes: {note}")
-        return read_index(source, self._classes, self.path_prefix, require_labels=labelled)
+        index = read_index(source, self._classes, self.path_prefix, require_labels=labelled)
+        manifest = self._known()
+        if manifest is not None:
+            index = index.with_manifest(manifest)
+        return index.without_bad() if split == "train" else index
+
+    def _known(self) -> Manifest | None:
+        if self._manifest is None:
+            path = manifest_path(self.root, self.manifest)
+            self._manifest = read_manifest(path)
+            if self._manifest is None and self.manifest is not None:
+                raise UsageError(
+                    f"data.manifest: expected a manifest that `videogn data check` wrote, found nothing at {path}"
+                )
+        return self._manifest
 
     def _source(self, split: str) -> Source:
         """Where a split is written down. Data sets that publish no test split are tested on the validation split."""
@@ -188,7 +218,7 @@ class KineticsDataModule(LightningDataModule):
                 f"{self.batch_size * world * accumulate} ({self.batch_size} per forward pass, {world} processes, "
                 f"{accumulate} passes per step)"
             )
-        data = TrainClips(index, self.clip, self.seed, self.backend)
+        data = TrainClips(index, self.clip, self.seed, self.backend, self.limits)
         return self._loader(data, sampler, self.batch_size, ClipBatch.collate)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -206,14 +236,13 @@ class KineticsDataModule(LightningDataModule):
     def _eval_loader(self, split: str) -> DataLoader[Any]:
         index = self.index(split)
         sampler = EvalSampler(len(index), *self._processes())
-        return self._loader(
-            EvalVideos(index, self.clip, self.backend), sampler, self.eval_batch_size, VideoBatch.collate
-        )
+        data = EvalVideos(index, self.clip, self.backend, self.limits)
+        return self._loader(data, sampler, self.eval_batch_size, VideoBatch.collate)
 
-    def _loader(self, data: Dataset[Any], sampler: Any, batch_size: int, collate: Any) -> DataLoader[Any]:
+    def _loader(self, data: TrainClips | EvalVideos, sampler: Any, batch_size: int, collate: Any) -> DataLoader[Any]:
         workers = self.num_workers if self.num_workers is not None else self._default_workers()
-        return DataLoader(
-            data,
+        return TimedLoader(
+            guarded(data, self.decode_timeout, workers),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
@@ -230,8 +259,3 @@ class KineticsDataModule(LightningDataModule):
     def _default_workers(self) -> int:
         processes = self.trainer.num_devices if self.trainer is not None else 1
         return max(1, min(_MAX_WORKERS, available_cores() // max(1, processes) - 1))
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use, which a container or a scheduler can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
