@@ -232,7 +232,7 @@ def test_a_killed_worker_leaves_no_child(index, bad_decoder):
     time.sleep(0.3)  # by now the child hangs in native code
     assert len(readers) == 1
     os.kill(worker, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="exited unexpectedly|killed"):
+    with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed"):
         next(batches)
     assert gone(readers[0])
 
