@@ -42,7 +42,11 @@ def _add_check(data: Any) -> None:
         check.add_argument(f"--{split}-list", metavar="FILE", help=f"list of the {split} split, as in training")
     check.add_argument("--path-prefix", metavar="FOLDER", help="folder that listed paths start from, as in training")
     check.add_argument("--class-names", metavar="NAMES", help="kinetics400 or a text file, as in training")
-    check.add_argument("--recheck", choices=["bad", "all"], help="decode files again that the manifest knows")
+    check.add_argument(
+        "--recheck",
+        choices=["bad", "all"],
+        help="decode the bad files, or all, again; begins anew each time, where a deleted manifest can be gone on with",
+    )
     _add_limits(check)
     check.set_defaults(run=_check)
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,7 @@ def check_data(
     except KeyboardInterrupt:
         print(
             f"\ninterrupted: {check.done:,} of {check.total:,} files are checked; their results are in {file}. "
-            "The same command goes on from there.",
+            + (f"--recheck {recheck} begins anew." if recheck else "The same command goes on from there."),
             file=sys.stderr,
         )
         return 130
@@ -137,8 +138,9 @@ class _Check:
     def run(self, writer: ManifestWriter, workers: int, timeout: float) -> None:
         for name, source in self.missing.items():
             writer.add(FileRecord(name, -1, -1, "missing", reason=f"listed in {source}, not on the disk"))
-        with ProgressBar("checking videos", self.total) as self._bar:
-            for path, outcome in map_files(inspect, self._jobs(), min(workers, self.total), timeout):
+        outcomes = map_files(inspect, self._jobs(), min(workers, self.total), timeout)
+        with ProgressBar("checking videos", self.total) as self._bar, closing(outcomes):
+            for path, outcome in outcomes:
                 record = self._begun.pop(path)
                 if isinstance(outcome, Exception):
                     record = replace(record, status="bad", reason=reason_for(outcome))
