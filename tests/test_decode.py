@@ -14,6 +14,7 @@ from video_table import FPS, KINDS, UNEVEN, make
 from videogn.data.decode import VideoReader, probe, read_frames
 from videogn.data.decode_index import FrameIndex, decode_runs
 from videogn.data.decode_pyav import PyAVDecoder
+from videogn.data.decode_rgb import RGBConverter
 from videogn.errors import VideoError
 
 FRAMES = 40
@@ -125,13 +126,13 @@ def test_indices_that_are_no_row_of_integers(folder, indices):
 def test_frames_are_converted_only_if_returned(folder, monkeypatch):
     path = write_video(folder / "converted.mp4", FRAMES, bframes=2)
     converted = []
-    convert = PyAVDecoder.read.__globals__["RGBConverter"].__call__
+    convert = RGBConverter.__call__
 
     def counting(self, frame, view):
         converted.append(frame.pts)
         return convert(self, frame, view)
 
-    monkeypatch.setattr("videogn.data.decode_pyav.RGBConverter.__call__", counting)
+    monkeypatch.setattr("videogn.data.decode_rgb.RGBConverter.__call__", counting)
     read_frames(path, [30, 5, 5, 30, 8])
     assert len(converted) == 3
 

@@ -14,6 +14,7 @@ from videogn.errors import VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
 # Containers that store a presentation time per frame, and codecs of which every packet holds exactly one shown frame.
@@ -58,46 +59,56 @@ class Packets:
     discard: np.ndarray
     duration: int
     """Of the last packet in presentation order, in the time base; 0 if unknown."""
+    held: list[Packet] | None
+    """The packets themselves; None where they are too many bytes to keep."""
 
 
 MISSING = np.iinfo(np.int64).min
+_HELD_BYTES = 32 << 20
 
 
 def read_packets(
     container: InputContainer, stream: VideoStream, path: str | os.PathLike[str], limits: Limits
 ) -> Packets:
-    """Reads all packets once and decodes nothing.
+    """Reads all packets once and decodes nothing; keeps those of a short video, so that they are not read again.
 
     Raises:
         VideoError: the file ends in the middle of a packet, has none, or more than ``limits`` allow.
     """
     _check_samples(stream, path)
-    pts: list[int] = []
-    dts: list[int] = []
-    key: list[bool] = []
-    discard: list[bool] = []
-    duration: list[int] = []
+    # In a transport stream the flag tells of a lost packet somewhere, and decoding goes on.
+    whole = container.format.name != "mpegts"
+    rows: list[tuple[int | None, int | None, bool, bool, int | None]] = []
+    held: list[Packet] = []
+    total = 0
     try:
         for packet in container.demux(stream):
-            if packet.size == 0:
+            size = packet.size
+            if size == 0:
                 continue
-            # In a transport stream the flag tells of a lost packet somewhere, and decoding goes on.
-            if packet.is_corrupt and container.format.name != "mpegts":
-                raise VideoError(path, f"truncated or damaged: packet {len(pts)} of the video is incomplete")
-            if len(pts) == limits.max_frames:
+            if whole and packet.is_corrupt:
+                raise VideoError(path, f"truncated or damaged: packet {len(rows)} of the video is incomplete")
+            if len(rows) == limits.max_frames:
                 raise VideoError(path, f"more than the {limits.max_frames:,} frames of max_frames")
-            pts.append(MISSING if packet.pts is None else packet.pts)
-            dts.append(MISSING if packet.dts is None else packet.dts)
-            key.append(packet.is_keyframe)
-            discard.append(packet.is_discard)
-            duration.append(packet.duration or 0)
+            rows.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.duration))
+            total += size
+            if total <= _HELD_BYTES:
+                held.append(packet)
+            elif held:
+                held = []
     except FFMPEG_ERRORS as error:
-        raise VideoError(path, f"damaged after packet {len(pts)} of the video ({reason_of(error)})") from error
-    if not pts:
+        raise VideoError(path, f"damaged after packet {len(rows)} of the video ({reason_of(error)})") from error
+    if not rows:
         raise VideoError(path, "the video stream holds no frames")
-    last = max(range(len(pts)), key=pts.__getitem__)
+    pts, dts, key, discard, duration = zip(*rows, strict=True)
+    times = np.array([MISSING if time is None else time for time in pts], np.int64)
     return Packets(
-        np.array(pts, np.int64), np.array(dts, np.int64), np.array(key), np.array(discard), int(duration[last])
+        times,
+        np.array([MISSING if time is None else time for time in dts], np.int64),
+        np.array(key),
+        np.array(discard),
+        duration[int(times.argmax())] or 0,
+        held if total <= _HELD_BYTES else None,
     )
 
 

@@ -20,7 +20,7 @@ from videogn.data.decode_index import (
     read_packets,
 )
 from videogn.data.decode_open import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, open_video, reason_of
-from videogn.data.decode_rgb import RGBConverter, displayed_size
+from videogn.data.decode_rgb import displayed_size, thread_converter
 from videogn.data.view import ChooseView, ViewWriter, whole
 from videogn.errors import VideoError
 
@@ -125,12 +125,12 @@ class PyAVDecoder:
         """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
         extra = self.stream.codec_context.extradata or b""
         length_size = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
-        _, packets = self._seek(0)
-        return all(5 in nal_types(bytes(packet), length_size) for packet in packets if packet.is_keyframe)
+        packets = (packet for _, packet in self._packets_from(0))
+        every = itertools.islice(packets, len(self._packets.pts))
+        return all(5 in nal_types(bytes(packet), length_size) for packet in every if packet.is_keyframe)
 
     def _read_unique(self, wanted: np.ndarray, choose: ChooseView) -> torch.Tensor:
         out: ViewWriter | None = None
-        to_rgb = RGBConverter()
         slot = {int(i): n for n, i in enumerate(wanted)}
         for i, frame in self._decode(wanted):
             if out is None:
@@ -141,7 +141,7 @@ class PyAVDecoder:
                 was, now = size[::-1], displayed_size(frame)[::-1]
                 raise VideoError(self.path, f"the frame size changes from {was} to {now} at frame {i}")
             try:
-                out.put(slot[i], to_rgb(frame, view))
+                out.put(slot[i], thread_converter()(frame, view))
             except FFMPEG_ERRORS as error:
                 raise VideoError(self.path, f"frame {i} cannot be converted to RGB ({reason_of(error)})") from error
         if out is None:
@@ -203,6 +203,9 @@ class PyAVDecoder:
 
     def _packets_from(self, start: int) -> Iterator[tuple[int, Packet]]:
         """(number, packet) from packet ``start`` on, or from packet 0 where no seek leads to ``start`` or before it."""
+        if self._packets.held is not None:
+            yield from enumerate(self._packets.held[start:], start)
+            raise VideoError(self.path, f"ends before packet {len(self.index.pts)}")
         number, packets = self._seek(start)
         for number, packet in enumerate(packets, number):  # noqa: B020
             if number >= len(self.index.pts) or packet.pts != self.index.pts[number]:
@@ -268,10 +271,10 @@ class PyAVDecoder:
         The encoder's version stands there alone, and FFmpeg needs it to decode old x264 streams as they were meant
         (4:4:4 above all). For 4:2:0 the headers do, and no picture is decoded.
         """
-        _, packets = self._seek(0)
+        _, packet = next(self._packets_from(0))
         context = self.stream.codec_context
         context.skip_frame = "ALL" if self.pix_fmt in ("yuv420p", "yuvj420p") else "DEFAULT"
-        context.decode(next(packets))
+        context.decode(packet)
         context.decode(None)
         context.flush_buffers()
         context.skip_frame = "DEFAULT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,12 +45,26 @@ class RGBConverter:
             self._top, self._left = (view.top - box[0], view.left - box[1]) if box else (view.top, view.left)
             crop = (("crop", "{3}:{2}:{1}:{0}".format(*box)),) if box else ()
             self._graph, self._key = _graph(frame, (*filters, *crop)), key
-        self._graph.vpush(frame)
-        rgb = self._graph.vpull()
+        try:
+            self._graph.vpush(frame)
+            rgb = self._graph.vpull()
+        except BaseException:
+            self._graph = None  # what is left inside would come out with the next frame
+            raise
         plane: Any = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
         pixels = rows[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
         return pixels[self._top : self._top + view.height, self._left : self._left + view.width]
+
+
+_THREAD = threading.local()
+
+
+def thread_converter() -> RGBConverter:
+    """The converter of this thread: files of one kind share its graph, which costs more to set up than a frame."""
+    if not hasattr(_THREAD, "converter"):
+        _THREAD.converter = RGBConverter()
+    return _THREAD.converter
 
 
 def displayed_size(frame: VideoFrame) -> tuple[int, int]:
