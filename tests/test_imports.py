@@ -20,7 +20,7 @@ ALLOWED = {
     "checkpoint": {"errors", "spec"},
     "data": {"errors", "spec"},
     "module": {"blocks", "checkpoint", "data.transforms", "errors", "evaluation", "i3d", "norms", "optim", "spec"},
-    "callbacks": {"cost", "norms"},
+    "callbacks": {"cost", "data.loader", "norms"},
     "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "module"},
     "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module"},
     "cli": {"data_cli", "errors", "inference", "training_cli"},

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from videogn import checkpoint as checkpoint_format
-from videogn.callbacks import AverageStatistics, PredictionsWriter, RunSummary
+from videogn.callbacks import AverageStatistics, DataWait, PredictionsWriter, RunSummary
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
@@ -125,7 +125,7 @@ class VideoCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        callbacks = [RunSummary(), AverageStatistics(), PredictionsWriter(), *callbacks, last]
+        callbacks = [RunSummary(), DataWait(), AverageStatistics(), PredictionsWriter(), *callbacks, last]
         if config["logger"] in (None, True):
             table = CSVLogger(config["default_root_dir"], name=None)
             config["logger"] = [TensorBoardLogger(table.save_dir, name=None, version=table.version), table]

@@ -1,7 +1,8 @@
 """What hooks into a Lightning run."""
 
+from videogn.callbacks.data_wait import DataWait
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.statistics import AverageStatistics, PreciseBN
 from videogn.callbacks.summary import RunSummary
 
-__all__ = ["AverageStatistics", "PreciseBN", "PredictionsWriter", "RunSummary"]
+__all__ = ["AverageStatistics", "DataWait", "PreciseBN", "PredictionsWriter", "RunSummary"]

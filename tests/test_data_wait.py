@@ -1,0 +1,188 @@
+"""The share of training's time spent waiting for data, against data and steps whose times are known."""
+
+import time
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, Dataset
+
+from videogn.callbacks import DataWait
+from videogn.data.loader import TimedLoader
+
+
+class Data(Dataset):
+    """Items that take a known time."""
+
+    def __init__(self, length: int, seconds: float) -> None:
+        self.length, self.seconds = length, seconds
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return torch.ones(1)
+
+
+class Model(LightningModule):
+    """Steps that take a known time, and validation and checkpoints that take a long one."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return (self.weight * batch).sum()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        time.sleep(0.2)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        time.sleep(0.1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Shares(Callback):
+    """What was logged, by step."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self._take(trainer)
+
+    def on_train_end(self, trainer, *_) -> None:
+        self._take(trainer)
+
+    def _take(self, trainer) -> None:
+        share = trainer.callback_metrics.get("train/data_wait")
+        if share is not None and float(share) not in self.seen.values():
+            self.seen[trainer.global_step] = float(share)
+
+
+def fit(loader, tmp_path, seconds: float, validation=None, **options):
+    """Shares that were logged, and the warnings about them."""
+    shares = Shares()
+    defaults = {"max_epochs": 1, "log_every_n_steps": 10, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[DataWait(), shares],
+        **{"logger": False, **defaults, **options},
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Model(seconds), loader, validation)
+    return shares.seen, [str(w.message) for w in caught if "waited for data" in str(w.message)]
+
+
+def test_reading_in_the_main_process_is_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr("videogn.callbacks.data_wait.available_cores", lambda: 4)
+    shares, told = fit(TimedLoader(Data(41, 0.02), batch_size=1), tmp_path, 0.02)
+    assert sorted(shares) == [10, 20, 30, 40]
+    assert all(0.4 < share < 0.56 for share in shares.values())
+    assert len(told) == 1
+    assert "training waited for data" in told[0]
+    assert "data.num_workers 0" in told[0]
+    assert "set it to 3" in told[0]
+
+
+@pytest.mark.parametrize("cores", [2, 8])
+def test_a_worker_that_is_half_as_fast_as_the_step(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr("videogn.callbacks.data_wait.available_cores", lambda: cores)
+    loader = TimedLoader(Data(31, 0.06), batch_size=1, num_workers=1)
+    shares, told = fit(loader, tmp_path, 0.03)
+    assert 0.4 < shares[30] < 0.56
+    assert ("from 1 to 7" in told[0]) == (cores == 8)
+    assert ("videogn data resize" in told[0]) == (cores == 2)
+
+
+def test_a_loader_that_keeps_up(tmp_path):
+    """Only the workers' start is waited for, and it does not count."""
+    loader = TimedLoader(Data(31, 0.02), batch_size=1, num_workers=1, persistent_workers=True)
+    shares, told = fit(loader, tmp_path, 0.06)
+    assert shares[30] < 0.1
+    assert max(shares.values()) < 0.1
+    assert told == []
+
+
+def test_validation_and_checkpoints_are_no_training_time(tmp_path):
+    options = {"enable_checkpointing": True, "val_check_interval": 7, "log_every_n_steps": 10}
+    loader, validation = TimedLoader(Data(21, 0.03), batch_size=1), DataLoader(Data(1, 0.1))
+    shares = Shares()
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        num_sanity_val_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[DataWait(), shares, ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1)],
+        **options,
+    )
+    trainer.fit(Model(0.03), loader, validation)
+    assert all(0.4 < shares.seen[step] < 0.56 for step in (10, 20))
+
+
+def test_an_epoch_without_a_value_ends_with_one(tmp_path):
+    loader = TimedLoader(Data(6, 0.02), batch_size=1)
+    logger = CSVLogger(tmp_path, name=None)
+    _, told = fit(loader, tmp_path, 0.02, log_every_n_steps=50, max_epochs=2, logger=logger)
+    logger.save()
+    text = (tmp_path / "version_0" / "metrics.csv").read_text().splitlines()
+    column = text[0].split(",").index("train/data_wait")
+    values = [float(line.split(",")[column]) for line in text[1:] if line.split(",")[column]]
+    assert len(values) == 2
+    assert all(0.35 < value < 0.6 for value in values)
+    assert len(told) == 1
+
+
+def test_accumulated_gradients(tmp_path):
+    loader = TimedLoader(Data(41, 0.01), batch_size=1)
+    shares, _ = fit(loader, tmp_path, 0.01, accumulate_grad_batches=4, log_every_n_steps=5)
+    assert sorted(shares) == [5, 10]
+    assert all(0.35 < share < 0.6 for share in shares.values())
+
+
+def test_resumed_runs_count_anew(tmp_path):
+    loader = TimedLoader(Data(12, 0.01), batch_size=1)
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=1, logger=False)
+    trainer.fit(Model(0.01), loader)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    options = {"callbacks": [DataWait(), shares := Shares()], "log_every_n_steps": 5, "logger": False}
+    again = Trainer(default_root_dir=tmp_path, accelerator="cpu", devices=1, max_epochs=2, **options)
+    again.fit(Model(0.01), loader, ckpt_path=tmp_path / "a.ckpt")
+    assert sorted(shares.seen) == [15, 20]
+    assert all(0.35 < share < 0.6 for share in shares.seen.values())
+
+
+class Endless:
+    def __iter__(self):
+        while True:
+            yield torch.ones(1)
+
+
+@pytest.mark.parametrize("loader", [Endless(), DataLoader(Data(30, 0))], ids=["iterable", "DataLoader"])
+def test_other_loaders_are_not_measured(tmp_path, loader):
+    assert fit(loader, tmp_path, 0.0, limit_train_batches=30) == ({}, [])
+
+
+def test_a_run_of_one_step(tmp_path):
+    assert fit(TimedLoader(Data(6, 0.01), batch_size=1), tmp_path, 0.0, fast_dev_run=True) == ({}, [])
+
+
+def test_logging_switched_off(tmp_path):
+    assert fit(TimedLoader(Data(4, 0.0), batch_size=1), tmp_path, 0.01, log_every_n_steps=0)[1] == []
