@@ -17,7 +17,8 @@ from videogn.data.index import VideoIndex
 from videogn.data.loader import start_worker
 from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.data.sampling import eval_indices, train_indices
-from videogn.data.transforms import eval_transform, train_transform
+from videogn.data.transforms import eval_crops, eval_view, train_view
+from videogn.data.view import apply_view
 from videogn.errors import VideoError
 from videogn.spec import ClipSpec
 
@@ -88,7 +89,8 @@ def test_a_clip_is_span_then_transform_of_one_generator(index):
     item = TrainClips(index, CLIP, seed=5)[2, 7]
     rng = np.random.default_rng(np.random.SeedSequence((5, 2, 7)))
     frames = read_frames(index.path(7), train_indices(12, CLIP, rng))
-    torch.testing.assert_close(item.frames, train_transform(frames, CLIP, rng), rtol=0, atol=0)
+    expected = apply_view(frames, train_view(*frames.shape[1:3], CLIP, rng))
+    torch.testing.assert_close(item.frames, expected, rtol=0, atol=0)
     assert (item.label, item.video) == (index.label(7), 7)
 
 
@@ -169,7 +171,8 @@ def test_an_evaluation_video(index):
     assert len(video.crops) == 3
     assert (video.label, video.video, video.path, video.error) == (index.label(5), 5, index.path(5), None)
     for clip, numbers in zip(video.index, wanted, strict=True):
-        frames, crops = eval_transform(read_frames(index.path(5), numbers), CLIP)
+        frames = read_frames(index.path(5), numbers)
+        frames, crops = eval_crops(apply_view(frames, eval_view(*frames.shape[1:3], CLIP)), CLIP)
         torch.testing.assert_close(video.frames[clip], frames, rtol=0, atol=0)
         assert video.crops == crops
 

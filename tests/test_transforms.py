@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from videogn.data.transforms import eval_transform, to_float, train_transform
+from videogn.data.transforms import eval_crops, eval_view, to_float, train_view
+from videogn.data.view import apply_view
 from videogn.spec import ClipSpec
 
 SIZES = [(256, 340), (340, 256), (240, 427), (97, 65), (48, 64), (360, 360)]
@@ -16,6 +17,14 @@ SMALL = ClipSpec(train_short_side=(64, 80), train_crop=56, eval_short_side=64)
 
 def noise(height, width, frames=2):
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8))
+
+
+def train_transform(frames, spec, rng):
+    return apply_view(frames, train_view(*frames.shape[1:3], spec, rng))
+
+
+def eval_transform(frames, spec):
+    return eval_crops(apply_view(frames, eval_view(*frames.shape[1:3], spec)), spec)
 
 
 def planes(frames):

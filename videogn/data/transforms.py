@@ -1,11 +1,11 @@
-"""Crop, resize and flip in uint8 on the host, crop first; floating point and normalisation on the device."""
+"""Which part of the pictures a clip shows, and floating point and normalisation on the device."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from videogn.data.view import View, apply_view
+from videogn.data.view import View
 from videogn.spec import ClipSpec
 
 Box = tuple[int, int, int, int]
@@ -43,8 +43,8 @@ def eval_view(height: int, width: int, spec: ClipSpec) -> View:
         width: of the source, in pixels.
     """
     size, short = spec.eval_short_side, min(height, width)
-    out = [size if side == short else int(size * side / short) for side in (height, width)]
-    return View(0, 0, height, width, *out)
+    out_height, out_width = (size if side == short else int(size * side / short) for side in (height, width))
+    return View(0, 0, height, width, out_height, out_width)
 
 
 def eval_crops(frames: torch.Tensor, spec: ClipSpec) -> tuple[torch.Tensor, list[Box]]:
@@ -77,14 +77,6 @@ def eval_crops(frames: torch.Tensor, spec: ClipSpec) -> tuple[torch.Tensor, list
     else:
         boxes = [(top, offset, side, side) for offset in (0, left, width - side)]
     return frames, boxes
-
-
-def train_transform(frames: torch.Tensor, spec: ClipSpec, rng: np.random.Generator) -> torch.Tensor:
-    return apply_view(frames, train_view(*frames.shape[1:3], spec, rng))
-
-
-def eval_transform(frames: torch.Tensor, spec: ClipSpec) -> tuple[torch.Tensor, list[Box]]:
-    return eval_crops(apply_view(frames, eval_view(*frames.shape[1:3], spec)), spec)
 
 
 def to_float(clips: torch.Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) -> torch.Tensor:
