@@ -5,9 +5,12 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
-from video_files import SHARED_VIDEOS, cut_by_edit_list, write_video
+from video_files import SHARED_VIDEOS, has_encoder, set_display_matrix, write_video
+from video_table import KINDS, make
 
 from videogn.data.decode_pyav import nal_types
 
@@ -24,67 +27,83 @@ for path in paths:
     try:
         with VideoReader(path, backend) as reader, VideoReader(path) as exact:
             n = exact.num_frames
-            orders = [np.arange(n), np.array([n - 1, 0])] + [rng.integers(0, n, 3) for _ in range(400 // n)]
-            same = all((reader.read(order) == exact.read(order)).all() for order in orders)
+            reference = exact.read(np.arange(n)).numpy()
+            orders = [np.arange(n), np.array([n - 1, 0, n - 1]), np.arange(n)[::-1][:20:3]]
+            orders += [rng.integers(0, n, 3) for _ in range(400 // n)]
+            same = all((reader.read(order).numpy() == reference[order]).all() for order in orders)
             results[path] = {"same": bool(same), "fallback": reader.fallback}
     except UsageError as error:
         results = {"unusable": str(error)}
         break
     except VideoError as error:
-        results[path] = {"error": str(error)}
+        results[path] = {"same": False, "fallback": None, "error": str(error)}
 print(json.dumps(results))
 """
+TURNS = {"90": (0, 1, -1, 0), "180": (-1, 0, 0, -1), "270": (0, -1, 1, 0)}
+REAL = [path for path in sorted(SHARED_VIDEOS.glob("*")) if path.suffix in (".mp4", ".mkv", ".mov", ".avi")]
 
 
-def compare(backend, paths):
-    """path -> same, fallback or error."""
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, backend, *map(str, paths)], capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    """Every kind that this FFmpeg writes, several streams, orientations, and the real files."""
+    folder = tmp_path_factory.mktemp("videos")
+    files = [make(name, folder) for name, kind in KINDS.items() if has_encoder(kind.codec)]
+    for first_frames, container in ((2, "mkv"), (40, "mkv"), (2, "mp4"), (40, "mp4")):
+        first = {"width": 192, "height": 128, "num_frames": first_frames}
+        path = folder / f"{first_frames} before.{container}"
+        files.append(write_video(path, 20, before=first, marked=first_frames == 40))
+    for name, matrix in TURNS.items():
+        files.append(write_video(folder / f"turned {name}.mp4", 20))
+        set_display_matrix(files[-1], matrix)
+    return files + REAL
+
+
+@pytest.fixture(scope="module", params=["decord", "torchcodec"])
+def backend(request) -> str:
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def results(backend, files) -> dict[str, dict[str, Any]]:
+    """Name of the file -> same, fallback, error: what one child process found."""
+    command = [sys.executable, "-c", CHILD, backend, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     if "unusable" in results:
         pytest.skip(results["unusable"])
-    return results
+    return {Path(path).name: result for path, result in results.items()}
 
 
-@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-def test_same_frames_or_a_reason(tmp_path, backend):
-    plain = write_video(tmp_path / "plain.mp4", 40)
-    own = [
-        plain,
-        write_video(tmp_path / "bframes.mkv", 40, bframes=3),
-        write_video(tmp_path / "variable.mp4", 40, milliseconds=[40 * i + 7 * (i % 5) for i in range(40)]),
-        write_video(tmp_path / "turned.mp4", 40, rotation=90),
-        write_video(tmp_path / "odd_444.mp4", 40, width=97, height=65, pix_fmt="yuv444p"),
-        write_video(tmp_path / "vp9.webm", 40, codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
-    ]
-    left = [
-        write_video(tmp_path / "open.mp4", 40, bframes=2, options={"x264-params": "open-gop=1"}),
-        write_video(tmp_path / "refresh.mp4", 40, options={"x264-params": "intra-refresh=1"}),
-        write_video(tmp_path / "no_times.avi", 40, codec="mpeg4", bframes=2),
-        write_video(tmp_path / "stream.ts", 40, bframes=2),
-        write_video(tmp_path / "ten_bit.mkv", 40, pix_fmt="yuv420p10le"),
-        write_video(tmp_path / "interlaced.mp4", 40, options={"x264-params": "interlaced=1"}),
-    ]
-    (left if backend == "decord" else own).append(cut_by_edit_list(plain, tmp_path / "cut.mp4", 15))
-    results = compare(backend, own + left)
-    assert {path.name: results[str(path)] for path in own} == {p.name: {"same": True, "fallback": None} for p in own}
-    assert all(results[str(path)]["same"] for path in left), results
-    assert all(results[str(path)]["fallback"] for path in left), results
+def test_every_kind_of_file(results, backend):
+    """The frames of PyAV in every order, read by the backend itself or left to PyAV, as the table has it."""
+    found = {name: result for name, result in results.items() if name in KINDS}
+    assert {name: result for name, result in found.items() if not result["same"]} == {}
+    unlike = {name for name, result in found.items() if (result["fallback"] is None) != getattr(KINDS[name], backend)}
+    assert unlike == set(), {name: found[name] for name in unlike}
 
 
-@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-@pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="no shared videos")
-def test_real_files(backend):
-    paths = [path for path in sorted(SHARED_VIDEOS.iterdir()) if path.suffix in (".mp4", ".mkv", ".mov", ".avi")]
-    results = {path.name: result for path, result in zip(paths, compare(backend, paths).values(), strict=True)}
-    assert "cannot be decoded" in results.pop("corrupted.mp4")["error"]
-    assert all(result["same"] for result in results.values()), results
-    left = {name for name, result in results.items() if result["fallback"]}
-    assert left == {"xvid_bframes_no_pts_320x240.avi"}, results
+def test_several_video_streams(results):
+    found = {name: result for name, result in results.items() if "before" in name}
+    assert len(found) == 4
+    assert all(result["same"] for result in found.values()), found
+
+
+def test_orientations(results):
+    turned = {name: results[f"turned {name}.mp4"] for name in TURNS}
+    assert all(result["same"] for result in turned.values()), turned
+    assert all(result["fallback"] is None for result in turned.values()), turned
+
+
+@pytest.mark.skipif(not REAL, reason="no shared videos")
+def test_real_files(results):
+    found = {path.name: results[path.name] for path in REAL}
+    assert "cannot be decoded" in found.pop("corrupted.mp4")["error"]
+    assert all(result["same"] for result in found.values()), found
+    left = {name for name, result in found.items() if result["fallback"]}
+    assert left == {"xvid_bframes_no_pts_320x240.avi"}, found
 
 
 def test_nal_types():

@@ -1,20 +1,17 @@
-"""Files that are no videos, or not whole, or want to open something else: one VideoError each, at once."""
+"""Files that are no videos, or not whole: one VideoError each, at once."""
 
 import contextlib
 import os
 import pickle
-import socket
 import subprocess
 import sys
-import threading
 
 import av
 import numpy as np
 import pytest
 from video_files import numbered_frame, write_audio_only, write_video
 
-from videogn.data import decode_open
-from videogn.data.decode import BACKENDS, Limits, VideoReader, probe, read_frames
+from videogn.data.decode import Limits, VideoReader, probe, read_frames
 from videogn.errors import UsageError, VideoError
 
 
@@ -123,69 +120,6 @@ def test_flipped_bytes_give_frames_or_one_error(tmp_path, container):
             frames = reader.read(np.arange(reader.num_frames))
             assert frames.shape[0] == reader.num_frames
             assert frames.shape[3] == 3
-
-
-# -- playlists --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["list.mp4", "list.avi", "list.mkv", "list.m3u8"])
-@pytest.mark.parametrize("kind", ["hls", "hls with a mark", "concat", "dash"])
-def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch, kind, name, backend):
-    monkeypatch.setattr("videogn.data.decode.require", lambda backend: None)  # the file is refused before
-    other = write_video(tmp_path / "other.mp4", 5)
-    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{other}\n#EXT-X-ENDLIST\n"
-    text = {
-        "hls": hls,
-        "hls with a mark": "\ufeff" + hls,
-        "concat": f"ffconcat version 1.0\nfile '{other}'\n",
-        "dash": f'<?xml version="1.0"?><MPD type="static"><BaseURL>{other}</BaseURL></MPD>',
-    }[kind]
-    path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(VideoError, match="playlist"):
-        read_frames(path, [0], backend)
-
-
-@pytest.mark.parametrize("kind", ["hls", "concat"])
-def test_restrictions_hold_without_the_look_at_the_first_bytes(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(decode_open, "check_file", lambda path: None)
-    other = write_video(tmp_path / "other.mp4", 5)
-    path = tmp_path / "list.mp4"
-    path.write_text(
-        {"hls": f"#EXTM3U\n#EXTINF:10,\n{other}\n", "concat": f"ffconcat version 1.0\nfile '{other}'\n"}[kind]
-    )
-    with pytest.raises(VideoError, match="not a video file"):
-        read_frames(path, [0])
-
-
-def test_no_file_opens_an_address(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode_open, "check_file", lambda path: None)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.2)
-        called = []
-
-        def listen():
-            with contextlib.suppress(TimeoutError):
-                called.append(server.accept())
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
-        path = tmp_path / "list.mp4"
-        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n")
-        with pytest.raises(VideoError):
-            read_frames(path, [0])
-        with pytest.raises(VideoError):
-            read_frames(address, [0])
-        listener.join()
-        assert not called
-
-
-def test_a_name_that_looks_like_an_address(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_video(tmp_path / "plain.mp4", 3).rename(tmp_path / "concat:x.mp4")
-    assert read_frames("concat:x.mp4", [0]).shape == (1, 64, 96, 3)
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------
