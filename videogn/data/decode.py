@@ -149,10 +149,9 @@ class VideoReader:
         """Decodes every frame and converts none.
 
         Raises:
-            VideoError: the first frame that cannot be decoded.
+            VideoError: the first frame that cannot be decoded, or has another size than those before.
         """
-        for _ in self._decoder.frames():
-            pass
+        self._decoder.check()
 
     def read(self, indices: Indices, view: ChooseView | None = None) -> torch.Tensor:
         """Frames by number.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,11 @@ _HELD_BYTES = 32 << 20
 
 
 def read_packets(
-    container: InputContainer, stream: VideoStream, path: str | os.PathLike[str], limits: Limits
+    container: InputContainer,
+    stream: VideoStream,
+    path: str | os.PathLike[str],
+    limits: Limits,
+    progress: Callable[[], None],
 ) -> Packets:
     """Reads all packets once and decodes nothing; keeps those of a short video, so that they are not read again.
 
@@ -83,6 +87,7 @@ def read_packets(
     total = 0
     try:
         for packet in container.demux(stream):
+            progress()
             size = packet.size
             if size == 0:
                 continue

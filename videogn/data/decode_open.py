@@ -72,7 +72,9 @@ def open_video(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) ->
     check_file(path)
     try:
         # An absolute path can never be taken for a protocol ("http:...") by FFmpeg.
-        container = av.open(os.path.abspath(path), options=dict(OPTIONS), metadata_errors="replace")
+        # The limit goes along because FFmpeg decodes the first frames while it opens a file.
+        options = {**OPTIONS, "max_pixels": _codec_limit(limits)}
+        container = av.open(os.path.abspath(path), options=options, metadata_errors="replace")
     except FFMPEG_ERRORS as error:
         raise VideoError(path, f"not a video file, or too damaged to open ({reason_of(error)})") from error
     try:
@@ -133,15 +135,22 @@ def _best_stream(container: InputContainer, path: str | os.PathLike[str], limits
     codec = stream.codec_context
     if codec is None:
         raise VideoError(path, "the video's codec is not known to this FFmpeg")
+    if codec.width * codec.height == 0 and container.format.name.startswith(("mov", "matroska")):
+        # FFmpeg forgets the size that the header gives when the decoder refuses it.
+        raise VideoError(path, f"frames cannot be decoded, or have more than the {limits.max_pixels:,} of max_pixels")
     if codec.width * codec.height > limits.max_pixels:
         raise VideoError(
             path, f"frames of {codec.width}x{codec.height} pixels, more than the {limits.max_pixels:,} of max_pixels"
         )
     codec.thread_type = av.codec.context.ThreadType.NONE
     codec.thread_count = 1
-    # For sizes that change on the way. Twice, because FFmpeg counts the padding of its buffers, too.
-    codec.options = {"max_pixels": str(min(2 * limits.max_pixels + 65536, 2**31 - 1))}
+    codec.options = {"max_pixels": _codec_limit(limits)}  # for sizes that change on the way
     return stream
+
+
+def _codec_limit(limits: Limits) -> str:
+    """The decoder's own limit: twice, because FFmpeg counts the padding of its buffers, too."""
+    return str(min(2 * limits.max_pixels + 65536, 2**31 - 1))
 
 
 def _cut_off(file: BinaryIO, head: bytes, size: int) -> str | None:

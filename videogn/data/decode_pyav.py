@@ -39,7 +39,7 @@ class PyAVDecoder:
         path: the video file.
         limits: what it may at most be.
         num_frames: frames of a counted file, where they are known; spares decoding all of it once.
-        progress: called for every packet that is decoded.
+        progress: called for every packet that is read or decoded.
 
     Attributes:
         num_frames: frames that a full decode shows.
@@ -67,7 +67,7 @@ class PyAVDecoder:
             self.codec: str = self.stream.codec_context.codec.canonical_name
             self.container_name: str = self.container.format.name.split(",")[0]
             self.pix_fmt: str = self.stream.codec_context.pix_fmt or "unknown"
-            self._packets = read_packets(self.container, self.stream, path, limits)
+            self._packets = read_packets(self.container, self.stream, path, limits, progress)
             self.counted = distrust(self.container, self.stream, self._packets)
             self._index: FrameIndex | None = None
             self.num_frames = num_frames if num_frames is not None and self.counted else len(self.index)
@@ -121,6 +121,12 @@ class PyAVDecoder:
         """
         return self._decode(np.arange(self.num_frames))
 
+    def check(self) -> None:
+        """Decodes every frame and converts none; raises VideoError as :meth:`read` of all frames would."""
+        size: tuple[int, int] | None = None
+        for i, frame in self.frames():
+            size = self._same_size(i, frame, size)
+
     def keys_are_idr(self) -> bool:
         """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
         extra = self.stream.codec_context.extradata or b""
@@ -131,15 +137,13 @@ class PyAVDecoder:
 
     def _read_unique(self, wanted: np.ndarray, choose: ChooseView) -> torch.Tensor:
         out: ViewWriter | None = None
+        size: tuple[int, int] | None = None
         slot = {int(i): n for n, i in enumerate(wanted)}
         for i, frame in self._decode(wanted):
+            size = self._same_size(i, frame, size)
             if out is None:
-                size = displayed_size(frame)
                 view = choose(*size)
                 out = ViewWriter(len(wanted), view)
-            elif displayed_size(frame) != size:
-                was, now = size[::-1], displayed_size(frame)[::-1]
-                raise VideoError(self.path, f"the frame size changes from {was} to {now} at frame {i}")
             try:
                 out.put(slot[i], thread_converter()(frame, view))
             except FFMPEG_ERRORS as error:
@@ -147,6 +151,13 @@ class PyAVDecoder:
         if out is None:
             raise VideoError(self.path, "no frame was asked for")
         return out.finish()
+
+    def _same_size(self, i: int, frame: VideoFrame, before: tuple[int, int] | None) -> tuple[int, int]:
+        """(height, width) of frame i as displayed, which is that of the frames before it."""
+        size = displayed_size(frame)
+        if before is not None and size != before:
+            raise VideoError(self.path, f"the frame size changes from {before[::-1]} to {size[::-1]} at frame {i}")
+        return size
 
     def _decode(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """(number, frame) for each of the sorted, unique ``wanted``, each once."""

@@ -1,0 +1,41 @@
+"""Files that ask for more than they are: large frames cost no memory before they are refused."""
+
+import subprocess
+import sys
+
+import av
+import pytest
+
+CHILD = """
+import resource, sys
+from videogn.data.decode import Limits, probe
+from videogn.errors import VideoError
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    probe(sys.argv[1], limits=Limits(max_pixels=int(sys.argv[2])))
+    print("no error")
+except VideoError as error:
+    print(error.reason)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
+@pytest.mark.parametrize("name", ["bomb.mp4", "bomb.mkv", "bomb.ts", "bomb.webm"])
+def test_large_frames_are_refused_before_they_are_decoded(tmp_path, name):
+    path = tmp_path / name
+    width, height = 8192, 4096
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9" if name.endswith("webm") else "libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"preset": "ultrafast", "deadline": "realtime", "cpu-used": "8"}
+        frame = av.VideoFrame(width, height, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    done = subprocess.run([sys.executable, "-c", CHILD, path, "1000000"], capture_output=True, text=True, timeout=60)
+    reason, megabytes = done.stdout.splitlines()
+    assert "more than the 1,000,000 of max_pixels" in reason
+    assert float(megabytes) < 40  # one frame of its pixels takes 50
