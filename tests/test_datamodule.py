@@ -10,7 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 
 from videogn.data import ClipBatch, DemoSpec, KineticsDataModule, VideoBatch
 from videogn.data.datamodule import available_cores
+from videogn.data.dataset import EvalVideos
+from videogn.data.decode import Limits
 from videogn.data.demo import MOTIONS, generate_demo
+from videogn.data.manifest import FileRecord, ManifestWriter, manifest_path
 from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import UsageError
 from videogn.spec import ClipSpec
@@ -106,6 +109,8 @@ def test_messages(root, tmp_path):
         make(tmp_path).setup("fit")
     with pytest.raises(UsageError, match=r"data\.batch_size: expected at least 1, found 0"):
         make(root, batch_size=0)
+    with pytest.raises(UsageError, match=r"data\.decode_timeout: expected more than 0 seconds, or null, found 0"):
+        make(root, decode_timeout=0)
     data = make(root, batch_size=25)
     data.setup()
     with pytest.raises(UsageError, match=r"data\.batch_size: expected at most 24 clips per step.*found 25"):
@@ -137,10 +142,12 @@ def test_command_line(root):
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(KineticsDataModule, "data")
     arguments = ["--data.root", str(root), "--data.clip.frames", "64", "--data.demo.train_per_class", "10"]
+    arguments += ["--data.limits.max_frames", "500", "--data.decode_timeout", "null"]
     config = parser.parse_args([*arguments, "--data.clip.train_short_side", "[256, 256]", "--data.val_list", "v.txt"])
     data = parser.instantiate(config).data
     assert data.clip == ClipSpec(frames=64, train_short_side=(256, 256))
     assert data.demo == DemoSpec(train_per_class=10)
+    assert (data.limits, data.decode_timeout) == (Limits(max_frames=500), None)
     assert data.lists["val"] == "v.txt"
     defaults = parser.instantiate(parser.parse_args(["--data.root", "x"])).data
     assert (defaults.clip, defaults.demo, defaults.backend) == (ClipSpec(), None, "pyav")
@@ -148,6 +155,40 @@ def test_command_line(root):
     assert parser.instantiate(from_yaml).data.demo == DemoSpec()
     text = parser.format_help()
     assert "training clips per process and forward pass" in " ".join(text.split())
+
+
+def test_decoder_options_reach_the_readers(root):
+    data = make(root, num_workers=1, limits=Limits(max_pixels=1000), decode_timeout=7)
+    data.setup()
+    assert data.train_dataloader().dataset.timeout == 7
+    [videos] = {video.videos[0].error for video in data.val_dataloader()}
+    assert "32x32" in videos
+    for options in ({"decode_timeout": None, "num_workers": 1}, {"num_workers": 0}):
+        assert isinstance(make(root, **options).val_dataloader().dataset, EvalVideos)
+
+
+def test_manifest(root, tmp_path):
+    """What the manifest calls bad is left out of training, and fails in evaluation without being opened."""
+    shutil.copytree(root, tmp_path / "demo")
+    here = tmp_path / "demo"
+    with ManifestWriter(manifest_path(here)) as manifest:
+        for name in ("train/up/0000.mp4", "val/up/0000.mp4"):
+            status = (here / name).stat()
+            manifest.add(FileRecord(name, status.st_size, status.st_mtime_ns, "bad", reason="told so"))
+    data = make(here)
+    data.setup()
+    assert len(data.index("train")) == 23
+    errors = {video.videos[0].path: video.videos[0].error for video in data.val_dataloader()}
+    assert len(errors) == 8
+    assert {path: error for path, error in errors.items() if error} == {str(here / "val/up/0000.mp4"): "told so"}
+    elsewhere = tmp_path / "other.csv"
+    shutil.move(manifest_path(here), elsewhere)
+    data = make(here, manifest=str(elsewhere))
+    data.setup()
+    assert len(data.index("train")) == 23
+    assert len(make(here).index("train")) == 24
+    with pytest.raises(UsageError, match=r"data\.manifest: expected a manifest .* found nothing at .*nowhere\.csv"):
+        make(here, manifest=str(tmp_path / "nowhere.csv")).setup()
 
 
 class Recorder(LightningModule):
