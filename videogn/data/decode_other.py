@@ -23,6 +23,7 @@ those of mp4 or Matroska and whose streams PyAV has read under its restrictions.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -87,13 +88,32 @@ def unfit(backend: str, decoder: PyAVDecoder) -> str | None:
     odd = codec.width % 2 or codec.height % 2
     if decoder.pix_fmt not in EXACT_PIXELS or (odd and decoder.pix_fmt != "yuv444p"):
         return f"{backend} gives other colours for {decoder.pix_fmt} of {codec.width}x{codec.height}"
-    if decoder.codec == "h264" and not decoder.keys_are_idr():
+    if decoder.codec == "h264" and not keys_are_idr(decoder):
         return f"{backend} is not exact for key frames that are no IDR (open groups of pictures, intra refresh)"
     if backend == "decord" and len(decoder.container.streams.video) > 1:
         return "decord may choose another of several video streams"
     if backend == "decord" and len(decoder.index.pts) != decoder.num_frames:
         return "decord ignores edit lists"
     return None
+
+
+def keys_are_idr(decoder: PyAVDecoder) -> bool:
+    """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
+    extra = decoder.stream.codec_context.extradata or b""
+    length_size = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
+    packets = itertools.islice(decoder.packets_from(0), len(decoder.index.pts))
+    return all(5 in nal_types(bytes(packet), length_size) for _, packet in packets if packet.is_keyframe)
+
+
+def nal_types(data: bytes, length_size: int) -> set[int]:
+    """Types of the NAL units of an H.264 packet: after lengths of ``length_size`` bytes, or after start codes if 0."""
+    if length_size == 0:
+        return {unit[0] & 31 for unit in data.split(b"\0\0\1")[1:] if unit}
+    types, at = set(), 0
+    while at + length_size < len(data):
+        types.add(data[at + length_size] & 31)
+        at += length_size + int.from_bytes(data[at : at + length_size], "big")
+    return types
 
 
 def _open_decord(path: str) -> tuple[int, Read]:

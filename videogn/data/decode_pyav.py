@@ -127,14 +127,6 @@ class PyAVDecoder:
         for i, frame in self.frames():
             size = self._same_size(i, frame, size)
 
-    def keys_are_idr(self) -> bool:
-        """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
-        extra = self.stream.codec_context.extradata or b""
-        length_size = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
-        packets = (packet for _, packet in self._packets_from(0))
-        every = itertools.islice(packets, len(self._packets.pts))
-        return all(5 in nal_types(bytes(packet), length_size) for packet in every if packet.is_keyframe)
-
     def _read_unique(self, wanted: np.ndarray, choose: ChooseView) -> torch.Tensor:
         out: ViewWriter | None = None
         size: tuple[int, int] | None = None
@@ -186,7 +178,7 @@ class PyAVDecoder:
         if start > 0 and self.codec == "h264" and not self._primed:
             self._prime()
         try:
-            for number, packet in self._packets_from(start):
+            for number, packet in self.packets_from(start):
                 context = self.stream.codec_context
                 if self.codec == "h264" and skipping != (frame_of_pts.get(packet.pts, -1) not in numbers):
                     # No frame is predicted from a non-reference frame, so the decoder may drop those nobody wants.
@@ -212,7 +204,7 @@ class PyAVDecoder:
             self.stream.codec_context.skip_frame = "DEFAULT"
             self.stream.codec_context.flush_buffers()
 
-    def _packets_from(self, start: int) -> Iterator[tuple[int, Packet]]:
+    def packets_from(self, start: int) -> Iterator[tuple[int, Packet]]:
         """(number, packet) from packet ``start`` on, or from packet 0 where no seek leads to ``start`` or before it."""
         if self._packets.held is not None:
             yield from enumerate(self._packets.held[start:], start)
@@ -282,7 +274,7 @@ class PyAVDecoder:
         The encoder's version stands there alone, and FFmpeg needs it to decode old x264 streams as they were meant
         (4:4:4 above all). For 4:2:0 the headers do, and no picture is decoded.
         """
-        _, packet = next(self._packets_from(0))
+        _, packet = next(self.packets_from(0))
         context = self.stream.codec_context
         context.skip_frame = "ALL" if self.pix_fmt in ("yuv420p", "yuvj420p") else "DEFAULT"
         context.decode(packet)
@@ -298,14 +290,3 @@ class PyAVDecoder:
     def _reopen(self) -> None:
         self.container.close()
         self._open()
-
-
-def nal_types(data: bytes, length_size: int) -> set[int]:
-    """Types of the NAL units of an H.264 packet: after lengths of ``length_size`` bytes, or after start codes if 0."""
-    if length_size == 0:
-        return {unit[0] & 31 for unit in data.split(b"\0\0\1")[1:] if unit}
-    types, at = set(), 0
-    while at + length_size < len(data):
-        types.add(data[at + length_size] & 31)
-        at += length_size + int.from_bytes(data[at : at + length_size], "big")
-    return types
