@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -277,3 +279,33 @@ def test_no_waiting_for_what_is_ready():
     before = batches.waited
     assert len(list(iterator)) == 2
     assert batches.waited - before < 0.1
+
+
+@linux
+def test_ctrl_c_leaves_no_processes(tiny_config, tmp_path):
+    """Also where a decoder hangs in native code."""
+    script = (
+        "import ctypes, sys\nfrom videogn.data import dataset\nfrom videogn.cli import main\n"
+        "class Reader(dataset.VideoReader):\n"
+        "    def read(self, *_):\n"
+        "        ctypes.PyDLL(None).sleep(60)\n"
+        "dataset.VideoReader = Reader\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    options = ["--data.num_workers", "2", "--trainer.default_root_dir", str(tmp_path)]
+    command = [sys.executable, "-c", script, "fit", "-c", str(tiny_config), *options]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.PIPE, text=True) as run:
+        end = time.monotonic() + 60
+        readers: list[int] = []
+        while len(readers) < 2 and run.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+            workers = children(run.pid)
+            readers = [child for worker in workers for child in children(worker)]
+        time.sleep(0.3)
+        os.killpg(run.pid, signal.SIGINT)
+        error = run.communicate(timeout=30)[1]
+    assert len(readers) == 2, error
+    assert run.returncode != 0
+    assert "Traceback" not in error
+    assert all(gone(pid, 10) for pid in (*workers, *readers))
