@@ -60,6 +60,7 @@ def serve(
             text = f"{type(result).__name__} cannot be sent to another process ({error})"
             message = (False, *_pack(RuntimeError(text), memory, at))
         connection.send(message)
+        del result  # or the next call would have its memory beside this one's
 
 
 def _portable(error: Exception) -> Exception:
