@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import mmap
 import os
@@ -39,6 +40,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGILL):
         signal.signal(number, signal.SIG_DFL)  # the parent reports crashes; torch and faulthandler would print them
     torch.set_num_threads(1)
+    gc.freeze()  # what the parent holds stays for good: looking through it for garbage would copy its pages
     beats = np.frombuffer(memory, np.int64, 1)
 
     def beat() -> None:
