@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each loader (default 5)")
     parser.add_argument("--json", action="store_true", help="also write scripts/results/bench_loader.json")
     arguments = parser.parse_args()
+    busy = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     frames, stride = (int(word) for word in arguments.clip.split("x"))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +66,12 @@ def main() -> int:
 
     show(rows, arguments)
     if arguments.json:
-        fields = {"cores": available_cores(), "batch_size": arguments.batch_size, "step_ms": arguments.step_ms}
+        fields = {
+            "cores": available_cores(),
+            "load_before": busy,  # programs that ran beside it
+            "batch_size": arguments.batch_size,
+            "step_ms": arguments.step_ms,
+        }
         print(write_result("bench_loader", f"clip {arguments.clip}", {**fields, "rows": rows}))
     return 0
 

@@ -186,3 +186,24 @@ def test_a_run_of_one_step(tmp_path):
 
 def test_logging_switched_off(tmp_path):
     assert fit(TimedLoader(Data(4, 0.0), batch_size=1), tmp_path, 0.01, log_every_n_steps=0)[1] == []
+
+
+# --- the loader's own count
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_waiting_is_added_up(workers):
+    batches = TimedLoader(Data(6, 0.05), batch_size=2, num_workers=workers, persistent_workers=workers > 0)
+    for epoch in (1, 2):
+        assert [len(batch) for batch in batches] == [2, 2, 2]
+        assert 0.3 * epoch <= batches.waited < 0.3 * epoch + (0.3 if workers == 0 else 3)
+
+
+def test_no_waiting_for_what_is_ready():
+    batches = TimedLoader(Data(6, 0.05), batch_size=2, num_workers=2)
+    iterator = iter(batches)
+    next(iterator)
+    time.sleep(0.5)
+    before = batches.waited
+    assert len(list(iterator)) == 2
+    assert batches.waited - before < 0.1

@@ -1,4 +1,4 @@
-"""The loader: decoders that hang or crash in its workers, what it leaves behind, and how long it was waited for."""
+"""The loader: decoders that hang or crash in its workers, and what it leaves behind."""
 
 import ctypes
 import multiprocessing
@@ -249,36 +249,6 @@ def test_the_end_of_a_loader_is_the_end_of_its_processes(index):
     assert len(workers) == len(readers) == 2
     del batches
     assert all(gone(pid, 10) for pid in (*workers, *readers))
-
-
-# --- how long it was waited for
-
-
-class Sleepy(torch.utils.data.Dataset):
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, i: int) -> int:
-        time.sleep(0.05)
-        return i
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_waiting_is_added_up(workers):
-    batches = TimedLoader(Sleepy(), batch_size=2, num_workers=workers, persistent_workers=workers > 0)
-    for epoch in (1, 2):
-        assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 5]]
-        assert 0.3 * epoch <= batches.waited < 0.3 * epoch + (0.3 if workers == 0 else 3)
-
-
-def test_no_waiting_for_what_is_ready():
-    batches = iter_over = TimedLoader(Sleepy(), batch_size=2, num_workers=2)
-    iterator = iter(iter_over)
-    next(iterator)
-    time.sleep(0.5)
-    before = batches.waited
-    assert len(list(iterator)) == 2
-    assert batches.waited - before < 0.1
 
 
 @linux
