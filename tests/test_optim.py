@@ -1,13 +1,18 @@
 """Recipes: decay groups, schedule and learning rate against their formulas."""
 
+import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
 import torchvision
+from runs import run
 from torch import nn
 
 from videogn import i3d_resnet, make_norm
+from videogn.blocks import Memory
+from videogn.module import VideoClassifier
 from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, parameter_groups, peak_lr
 
 
@@ -73,6 +78,43 @@ def test_optimisers():
     make_optimizer(net, Recipe(momentum=0.0), 0.1)  # Nesterov needs momentum: not asked for without it
 
 
+def small(kind, fused, memory_format=torch.channels_last_3d):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 4, 3, bias=False), make_norm("bn")(4), nn.Conv3d(4, 5, (3, 1, 1)), nn.ReLU())
+    net.to(memory_format=memory_format)
+    recipe = Recipe(optimizer=kind, weight_decay=1e-2, norm_weight_decay=1e-2)
+    return net, make_optimizer(net, recipe, 0.01, fused)
+
+
+def take_two_steps(net, optimizer):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        net(torch.randn(2, 3, 6, 6, 6, generator=generator)).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_and_unfused_states_continue_each_other(kind, fused):
+    """Also from the other memory format: the fused CPU kernel pairs values by their place and sees no strides."""
+    ours, theirs = (torch.channels_last_3d, torch.contiguous_format)[:: 1 if fused else -1]
+    reference = small(kind, False)
+    take_two_steps(*reference)
+    saved_net, saved = small(kind, not fused, theirs)
+    take_two_steps(saved_net, saved)
+    net, optimizer = small(kind, fused, ours)
+    net.load_state_dict(saved_net.state_dict())
+    state = copy.deepcopy(saved.state_dict())
+    optimizer.load_state_dict(state)
+    assert [bool(group["fused"]) for group in optimizer.param_groups] == [fused, fused]
+    assert [bool(group["fused"]) for group in state["param_groups"]] == [not fused, not fused]
+    take_two_steps(*reference)
+    take_two_steps(net, optimizer)
+    for a, b in zip(net.parameters(), reference[0].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -87,3 +129,22 @@ def test_optimisers():
 def test_values_out_of_range_are_named(arguments, words):
     with pytest.raises(ValueError, match=words):
         Recipe(**arguments)
+
+
+@pytest.mark.parametrize("memory", get_args(Memory))
+def test_gradients_have_the_strides_of_their_parameters(memory):
+    """The fused CPU kernel relies on it, whatever computes the gradient."""
+    model = VideoClassifier(num_classes=3, width=8, norm="gn", norm_kwargs={"num_groups": 4}, memory=memory)
+    model.network(torch.randn(1, 3, 5, 32, 32)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), name
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_fused_and_clipped_runs(precision, tiny_config, tmp_path):
+    """Lightning does not clip the gradients of a fused optimiser under mixed precision."""
+    options = ["--trainer.precision", precision, "--trainer.gradient_clip_val", "1", "--trainer.limit_val_batches", "0"]
+    assert run("fit", tiny_config, tmp_path, *options) == 0
+    state = torch.load(tmp_path / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = state["optimizer_states"][0]["param_groups"]
+    assert [bool(group["fused"]) for group in groups] == [precision == "32-true"] * 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
@@ -18,8 +19,8 @@ from videogn.data.transforms import to_float
 from videogn.errors import UsageError
 from videogn.evaluation import VideoAccuracy, VideoScores
 from videogn.i3d import Depth, Variant, i3d_resnet
-from videogn.norms import SubBatchNorm, check_sync
 from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, peak_lr
+from videogn.run_setup import check_splits, check_sync_batchnorm, compile_for_training
 from videogn.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class VideoClassifier(LightningModule):
         label_smoothing: of the cross entropy, in [0, 1).
         recipe: optimiser and schedule.
         clips_per_forward: evaluation computes at most this many clips at once; lower it if memory is short.
-        compile: run the network through torch.compile.
+        compile: train through torch.compile, on CUDA; evaluation, whose sizes differ between videos, stays eager.
     """
 
     def __init__(
@@ -112,7 +113,11 @@ class VideoClassifier(LightningModule):
         """Logits (B, num_classes) of uint8 clips (B, 3, T, H, W), RGB, normalised here by the clip specification."""
         if self.clip is None:
             raise UsageError("this model has no clip specification yet: load a checkpoint, or attach a datamodule")
-        return self.network(to_float(clips, self.clip))
+        pixels = to_float(clips, self.clip)
+        if self.compile_network and not self.training:
+            with torch.compiler.set_stance("force_eager"):  # each size of evaluation clips would be compiled anew
+                return self.network(pixels)
+        return self.network(pixels)
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -120,24 +125,16 @@ class VideoClassifier(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self._take_data(datamodule.class_names, datamodule.clip)
-        if getattr(self.trainer.strategy, "_layer_sync", None) is not None:
-            try:
-                check_sync(self.hparams["norm"])
-            except ValueError as error:
-                raise UsageError(f"trainer.sync_batchnorm: {error}") from error
-            if self.trainer.strategy.root_device.type != "cuda":
-                raise UsageError("trainer.sync_batchnorm: torch synchronises batch norms between CUDA devices only")
+        check_sync_batchnorm(self.hparams["norm"], self.trainer.strategy)
         if stage == "fit" and datamodule is not None:
-            for layer in self.network.modules():
-                if isinstance(layer, SubBatchNorm):
-                    _check_splits(layer, datamodule.batch_size)
+            check_splits(self.network, datamodule.batch_size)
             per_forward = datamodule.batch_size * self.trainer.world_size
             batches = accumulation(self.recipe, per_forward)
             if batches is not None:
                 self.trainer.accumulate_grad_batches = batches
             self.clips_per_step = per_forward * self.trainer.accumulate_grad_batches
-        if self.compile_network:
-            self.network.compile()  # not torch.compile(network): that would rename every parameter
+        if stage == "fit" and self.compile_network:
+            compile_for_training(self.network, self.trainer.strategy.root_device)
 
     def _take_data(self, class_names: tuple[str, ...] | None, clip: ClipSpec) -> None:
         num_classes = self.hparams["num_classes"]
@@ -169,7 +166,9 @@ class VideoClassifier(LightningModule):
         if self.recipe.lr_clips and self.clips_per_step is None:
             raise UsageError("recipe.lr_clips needs a datamodule with a batch_size to know the clips per step")
         lr = peak_lr(self.recipe, self.clips_per_step or 0)
-        optimizer = make_optimizer(self.network, self.recipe, lr)
+        # Lightning refuses to clip the gradients of a fused optimiser under mixed precision, bfloat16 included.
+        clipped = self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = make_optimizer(self.network, self.recipe, lr, fused=not clipped)
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise UsageError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps")
@@ -289,11 +288,3 @@ class VideoClassifier(LightningModule):
             self.class_names = names
         if self.clip is None and stored["clip"] is not None:
             self.clip = ClipSpec.from_dict(stored["clip"])
-
-
-def _check_splits(layer: SubBatchNorm, batch_size: int) -> None:
-    """Refuse a batch that cannot be split evenly before the run starts, not at its first step."""
-    try:
-        layer.samples_per_split(batch_size)
-    except ValueError as error:
-        raise UsageError(f"data.batch_size: {error}") from error

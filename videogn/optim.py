@@ -127,10 +127,43 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the network's trainable parameters, at learning rate ``lr``."""
+def make_optimizer(network: nn.Module, recipe: Recipe, lr: float, fused: bool = True) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the network's trainable parameters.
+
+    Args:
+        network: on the device where it trains.
+        recipe: which optimiser, and its constants.
+        lr: learning rate.
+        fused: update all parameters in one kernel, on CPU and CUDA. Elsewhere torch chooses. The result is the same up
+            to rounding, and ``load_state_dict`` takes the state of either kind.
+    """
     groups = parameter_groups(network, recipe)
+    device_types = {p.device.type for group in groups for p in group["params"]}
+    fused = fused and device_types <= {"cpu", "cuda"}
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999))
-    nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=nesterov)
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=fused or None)
+    else:
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused or None)
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+    optimizer.register_load_state_dict_post_hook(_match_strides)
+    return optimizer
+
+
+def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The kernel belongs to this run: a stored group would bring that of the machine and precision it was saved with.
+
+    A group that is no longer fused under an optimiser that says it unscales gradients itself would step with scaled
+    ones.
+    """
+    own = {name: optimizer.defaults[name] for name in ("fused", "foreach")}
+    return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
+
+
+def _match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Gives loaded momentum the memory format of its parameter: the fused CPU kernel pairs values by address."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
