@@ -10,6 +10,7 @@ import sys
 from videogn import load, predict_video
 from videogn.cli import format_predictions
 from videogn.errors import UsageError, VideoError
+from videogn.inference import for_inference
 
 
 def main() -> int:
@@ -25,10 +26,16 @@ def main() -> int:
     parser.add_argument("--num-clips", type=int, default=1, help="network inputs spread over the part (default 1)")
     parser.add_argument("--topk", type=int, default=5, help="classes to print (default 5)")
     parser.add_argument("--format", choices=["table", "json"], default="table")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "auto"],
+        default="float32",
+        help="auto: bfloat16 where the CPU has instructions for it (default float32)",
+    )
     options = parser.parse_args()
     try:
         predictions = predict_video(
-            load(options.checkpoint),
+            for_inference(load(options.checkpoint), options.precision),
             options.video,
             options.num_clips,
             options.topk,

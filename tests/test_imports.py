@@ -23,7 +23,7 @@ ALLOWED = {
     "data": {"errors", "spec"},
     "module": {"blocks", "checkpoint", "data.transforms", "errors", "evaluation", "i3d", "optim", "run_setup", "spec"},
     "callbacks": {"cost", "data.loader", "norms"},
-    "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "fold", "module"},
+    "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "fold", "i3d", "module"},
     "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module"},
     "cli": {"data_cli", "errors", "inference", "training_cli"},
     "data_cli": {"data", "errors"},

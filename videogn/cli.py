@@ -64,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--num-clips", type=int, default=10, help="clips averaged per video (default 10)")
     classify.add_argument("--format", choices=["table", "json"], default="table", help="json: one object per line")
     classify.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
+    classify.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "auto"],
+        default="float32",
+        help="auto: bfloat16 where the device has instructions for it (default float32)",
+    )
     classify.add_argument("--backend", default="pyav", help="decoder: pyav, decord or torchcodec (default pyav)")
     classify.set_defaults(run=_classify)
 
@@ -72,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from videogn.inference import load, predict_video
+    from videogn.inference import for_inference, load, predict_video
 
-    model = load(options.checkpoint).to(_device(options.device))
+    model = for_inference(load(options.checkpoint).to(_device(options.device)), options.precision)
     failures = 0
     for path in options.videos:
         try:
