@@ -86,7 +86,7 @@ def limit(task: str, path: str, seed: int, num_frames: int) -> Timed | None:
                     number = number_of[frame.pts] if number_of is not None else shown
                     shown += 1
                     if number in numbers:
-                        to_rgb(frame, whole(frame.height, frame.width))
+                        to_rgb(frame, whole(frame.height, frame.width), ())
                 if at == stop:
                     break
             context.skip_frame = "DEFAULT"

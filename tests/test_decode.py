@@ -128,9 +128,9 @@ def test_frames_are_converted_only_if_returned(folder, monkeypatch):
     converted = []
     convert = RGBConverter.__call__
 
-    def counting(self, frame, view):
+    def counting(self, frame, view, filters):
         converted.append(frame.pts)
-        return convert(self, frame, view)
+        return convert(self, frame, view, filters)
 
     monkeypatch.setattr("videogn.data.decode_rgb.RGBConverter.__call__", counting)
     read_frames(path, [30, 5, 5, 30, 8])

@@ -40,6 +40,7 @@ for path in paths:
 print(json.dumps(results))
 """
 TURNS = {"90": (0, 1, -1, 0), "180": (-1, 0, 0, -1), "270": (0, -1, 1, 0)}
+MIRRORS = {"left": (-1, 0, 0, 1), "down": (1, 0, 0, -1), "diagonal": (0, 1, 1, 0), "other diagonal": (0, -1, -1, 0)}
 REAL = [path for path in sorted(SHARED_VIDEOS.glob("*")) if path.suffix in (".mp4", ".mkv", ".mov", ".avi")]
 
 
@@ -52,7 +53,7 @@ def files(tmp_path_factory) -> list[Path]:
         first = {"width": 192, "height": 128, "num_frames": first_frames}
         path = folder / f"{first_frames} before.{container}"
         files.append(write_video(path, 20, before=first, marked=first_frames == 40))
-    for name, matrix in TURNS.items():
+    for name, matrix in (TURNS | MIRRORS).items():
         files.append(write_video(folder / f"turned {name}.mp4", 20))
         set_display_matrix(files[-1], matrix)
     return files + REAL
@@ -92,9 +93,10 @@ def test_several_video_streams(results):
 
 
 def test_orientations(results):
-    turned = {name: results[f"turned {name}.mp4"] for name in TURNS}
+    turned = {name: results[f"turned {name}.mp4"] for name in TURNS | MIRRORS}
     assert all(result["same"] for result in turned.values()), turned
-    assert all(result["fallback"] is None for result in turned.values()), turned
+    assert all(turned[name]["fallback"] is None for name in TURNS), turned
+    assert all(turned[name]["fallback"] for name in MIRRORS), turned
 
 
 @pytest.mark.skipif(not REAL, reason="no shared videos")

@@ -103,6 +103,8 @@ def test_a_frame_size_that_changes(tmp_path):
         assert reader.read([0, 5]).shape == (2, 64, 96, 3)
         with pytest.raises(VideoError, match=r"the frame size changes from \(96, 64\) to \(128, 96\) at frame 10"):
             reader.read([0, reader.num_frames - 1, 10])
+        with pytest.raises(VideoError, match=r"the frame size changes from \(96, 64\) to \(128, 96\) at frame 10"):
+            reader.check()
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "avi", "ts"])

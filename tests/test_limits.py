@@ -5,6 +5,10 @@ import sys
 
 import av
 import pytest
+from video_files import write_video
+
+from videogn.data.decode import probe
+from videogn.errors import VideoError
 
 CHILD = """
 import resource, sys
@@ -39,3 +43,17 @@ def test_large_frames_are_refused_before_they_are_decoded(tmp_path, name):
     reason, megabytes = done.stdout.splitlines()
     assert "more than the 1,000,000 of max_pixels" in reason
     assert float(megabytes) < 40  # one frame of its pixels takes 50
+
+
+@pytest.mark.parametrize(
+    ("box", "at", "options"), [("stsz", 8, {}), ("trun", 4, {"movflags": "frag_keyframe+empty_moov"})]
+)
+def test_an_index_of_more_frames_than_bytes(tmp_path, box, at, options):
+    path = tmp_path / "many.mp4"
+    write_video(path, 12, container_options=options)
+    data = bytearray(path.read_bytes())
+    start = data.rindex(box.encode()) + 4 + at
+    data[start : start + 4] = (30_000_000).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=r"its index names 30,000,000 frames in \d+ bytes"):
+        probe(path)

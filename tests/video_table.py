@@ -124,6 +124,7 @@ KINDS: dict[str, Kind] = {
         x264("open-gop=1:b-pyramid=normal:ref=6", bframes=4), decord=False, torchcodec=False, leading=True
     ),
     "intra_refresh.mp4": pyav_only(x264("intra-refresh=1", bframes=0)),
+    "intra_refresh_bframes.mkv": pyav_only(x264("intra-refresh=1")),
     # H.264: pixels
     "odd_444.mp4": Kind({"width": 97, "height": 65, "pix_fmt": "yuv444p", "bframes": 2}),
     "422.mp4": pyav_only({"pix_fmt": "yuv422p", "bframes": 2}),

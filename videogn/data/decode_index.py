@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,14 +79,15 @@ def read_packets(
     Raises:
         VideoError: the file ends in the middle of a packet, has none, or more than ``limits`` allow.
     """
-    _check_samples(stream, path)
+    _check_samples(stream, path, limits)
     # In a transport stream the flag tells of a lost packet somewhere, and decoding goes on.
     whole = container.format.name != "mpegts"
     rows: list[tuple[int | None, int | None, bool, bool, int | None]] = []
     held: list[Packet] = []
     total = 0
+    demuxed: Any = container.demux(stream)
     try:
-        for packet in container.demux(stream):
+        for packet in demuxed:
             progress()
             size = packet.size
             if size == 0:
@@ -103,6 +104,8 @@ def read_packets(
                 held = []
     except FFMPEG_ERRORS as error:
         raise VideoError(path, f"damaged after packet {len(rows)} of the video ({reason_of(error)})") from error
+    finally:
+        demuxed.close()  # PyAV 18.1 loses memory where its generator is dropped half-way
     if not rows:
         raise VideoError(path, "the video stream holds no frames")
     pts, dts, key, discard, duration = zip(*rows, strict=True)
@@ -195,12 +198,16 @@ def _seconds(pts: np.ndarray, last: int, stream: VideoStream) -> tuple[np.ndarra
     return times, float(times[-1]) + (last * tick or (1 / float(rate) if rate else 0.0))
 
 
-def _check_samples(stream: VideoStream, path: str | os.PathLike[str]) -> None:
+def _check_samples(stream: VideoStream, path: str | os.PathLike[str], limits: Limits) -> None:
     """An mp4's index names the bytes of each frame: all of them must be in the file."""
     if stream.container.format.name != TRUSTED_CONTAINERS[0]:
         return
     size = os.path.getsize(path)
+    total = len(stream.index_entries)
+    if total > limits.max_frames:  # before they are walked over
+        raise VideoError(path, f"more than the {limits.max_frames:,} frames of max_frames")
+    if total > size:
+        raise VideoError(path, f"damaged: its index names {total:,} frames in {size} bytes")
     outside = sum(entry.pos + entry.size > size for entry in stream.index_entries)
     if outside:
-        total = len(stream.index_entries)
         raise VideoError(path, f"truncated: {total - outside} of {total} frames are in the file ({size} bytes)")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import av
 
+from videogn.data.decode_headers import EBML, MP4_FIRST_BOXES, complaint
 from videogn.errors import VideoError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<?xml", b"[playlist]", b"<ASX")
-_SEGMENT = b"\x18\x53\x80\x67"  # the EBML element that holds everything in a Matroska file
 
 FFMPEG_ERRORS: tuple[type[Exception], ...] = (
     av.FFmpegError,
@@ -102,20 +101,20 @@ def check_file(path: str | os.PathLike[str]) -> None:
             head = file.read(64)
             if any(head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark) for mark in _PLAYLISTS):
                 raise VideoError(path, "not a video file: a playlist or text that refers to other files")
-            missing = _cut_off(file, head, status.st_size)
+            reason = complaint(file, head, status.st_size)
     except FileNotFoundError as error:
         raise VideoError(path, "no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise VideoError(path, f"cannot be read: {reason_of(error)}") from error
-    if missing:
-        raise VideoError(path, missing)
+    if reason:
+        raise VideoError(path, reason)
 
 
 def is_mp4_or_matroska(path: str | os.PathLike[str]) -> bool:
     """Whether the first bytes are those of an ISO media (mp4, mov) or a Matroska (mkv, webm) file."""
     with open(path, "rb") as file:
         head = file.read(12)
-    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:4] == b"\x1a\x45\xdf\xa3"
+    return head[4:8] in MP4_FIRST_BOXES or head[:4] == EBML
 
 
 def reason_of(error: BaseException) -> str:
@@ -151,38 +150,3 @@ def _best_stream(container: InputContainer, path: str | os.PathLike[str], limits
 def _codec_limit(limits: Limits) -> str:
     """The decoder's own limit: twice, because FFmpeg counts the padding of its buffers, too."""
     return str(min(2 * limits.max_pixels + 65536, 2**31 - 1))
-
-
-def _cut_off(file: BinaryIO, head: bytes, size: int) -> str | None:
-    """Why the file is shorter than its own header says, or None."""
-    if head[4:8] == b"ftyp":
-        return _cut_off_mp4(file, size)
-    if head[:4] == b"\x1a\x45\xdf\xa3" and (at := head.find(_SEGMENT)) >= 0 and len(head) > at + 12:
-        length = 9 - head[at + 4].bit_length()  # an EBML number: leading zero bits give its length in bytes
-        value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
-        end = at + 4 + length + value
-        if length <= 8 and value != (1 << 7 * length) - 1 and end > size:  # all ones: size unknown, as in a live stream
-            return f"truncated: {size} of {end} bytes"
-    return None
-
-
-def _cut_off_mp4(file: BinaryIO, size: int) -> str | None:
-    """Walks over the top-level boxes (ISO/IEC 14496-12, 4.2)."""
-    at, seen = 0, set()
-    while at + 8 <= size:
-        file.seek(at)
-        head = file.read(16)
-        length, kind = struct.unpack(">I4s", head[:8])
-        if length == 1 and len(head) == 16:
-            length = struct.unpack(">Q", head[8:])[0]
-        elif length == 0:  # to the end of the file
-            length = size - at
-        if length < 8 or not kind.isascii():  # bytes after the last box: FFmpeg ignores them, too
-            break
-        seen.add(kind)
-        if at + length > size and kind == b"moov":
-            return f"truncated: the index (moov box) ends at byte {at + length}, the file at {size}"
-        at += length
-    if b"moov" not in seen:
-        return f"truncated or never finished: {size} bytes without an index (moov box)"
-    return None

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 from videogn.data.decode_open import is_mp4_or_matroska, reason_of
+from videogn.data.decode_rgb import only_turned
 from videogn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def unfit(backend: str, decoder: PyAVDecoder) -> str | None:
     odd = codec.width % 2 or codec.height % 2
     if decoder.pix_fmt not in EXACT_PIXELS or (odd and decoder.pix_fmt != "yuv444p"):
         return f"{backend} gives other colours for {decoder.pix_fmt} of {codec.width}x{codec.height}"
+    if not only_turned(decoder.first_frame()):
+        return f"{backend} does not mirror pictures"
     if decoder.codec == "h264" and not keys_are_idr(decoder):
         return f"{backend} is not exact for key frames that are no IDR (open groups of pictures, intra refresh)"
     if backend == "decord" and len(decoder.container.streams.video) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from videogn.data.decode_index import (
     read_packets,
 )
 from videogn.data.decode_open import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, open_video, reason_of
-from videogn.data.decode_rgb import displayed_size, thread_converter
+from videogn.data.decode_rgb import displayed_size, orientation, thread_converter
 from videogn.data.view import ChooseView, ViewWriter, whole
 from videogn.errors import VideoError
 
@@ -62,6 +62,7 @@ class PyAVDecoder:
         self.path = path
         self.limits = limits
         self._progress = progress
+        self._reading: Any = None
         self._open()
         try:
             self.codec: str = self.stream.codec_context.codec.canonical_name
@@ -76,6 +77,7 @@ class PyAVDecoder:
             raise
 
     def close(self) -> None:
+        self._end_demux()
         self.container.close()
 
     @property
@@ -134,10 +136,11 @@ class PyAVDecoder:
         for i, frame in self._decode(wanted):
             size = self._same_size(i, frame, size)
             if out is None:
+                filters = orientation(frame)
                 view = choose(*size)
                 out = ViewWriter(len(wanted), view)
             try:
-                out.put(slot[i], thread_converter()(frame, view))
+                out.put(slot[i], thread_converter()(frame, view, filters))
             except FFMPEG_ERRORS as error:
                 raise VideoError(self.path, f"frame {i} cannot be converted to RGB ({reason_of(error)})") from error
         if out is None:
@@ -163,7 +166,7 @@ class PyAVDecoder:
                 yield i, frame
         if missing:
             # Key frames that do not stand alone (gradual intra refresh): from the first packet all are shown.
-            last = int(self.index.packet[max(missing)])
+            last = int(self.index.packet[list(missing)].max())
             for i, frame in self._decode_run(0, last, missing.copy()):
                 missing.discard(i)
                 yield i, frame
@@ -211,6 +214,8 @@ class PyAVDecoder:
             raise VideoError(self.path, f"ends before packet {len(self.index.pts)}")
         number, packets = self._seek(start)
         for number, packet in enumerate(packets, number):  # noqa: B020
+            if packet.size == 0:
+                break
             if number >= len(self.index.pts) or packet.pts != self.index.pts[number]:
                 raise VideoError(self.path, f"packet {number} differs from one reading to the next")
             if number >= start:
@@ -236,7 +241,16 @@ class PyAVDecoder:
         return 0, self._demux()
 
     def _demux(self) -> Iterator[Packet]:
-        return (packet for packet in self.container.demux(self.stream) if packet.size)
+        """All packets from here on, and an empty one at the end."""
+        self._end_demux()
+        self._reading = self.container.demux(self.stream)
+        return self._reading
+
+    def _end_demux(self) -> None:
+        # PyAV 18.1 loses memory (150 bytes) where its generator is dropped half-way and not closed.
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def _decode_counting(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         missing = set(wanted.tolist())
@@ -254,7 +268,7 @@ class PyAVDecoder:
         self._reopen()
         shown = 0
         try:
-            for packet in self.container.demux(self.stream):
+            for packet in self._demux():
                 self._progress()
                 try:
                     frames = self.stream.codec_context.decode(packet)
@@ -288,5 +302,5 @@ class PyAVDecoder:
         self._primed = False
 
     def _reopen(self) -> None:
-        self.container.close()
+        self.close()
         self._open()

@@ -18,6 +18,9 @@ _PIXELWISE = ("yuv420p", "yuvj420p")
 _ALIGN = 16  # columns; FFmpeg converts as many at a time
 
 
+Filters = tuple[tuple[str, str], ...]
+
+
 class RGBConverter:
     """Turns frames upright and converts them to 8-bit RGB, in one thread.
 
@@ -30,15 +33,17 @@ class RGBConverter:
         self._graph: Graph | None = None
         self._top = self._left = 0
 
-    def __call__(self, frame: VideoFrame, view: View) -> np.ndarray:
+    def __call__(self, frame: VideoFrame, view: View, filters: Filters) -> np.ndarray:
         """uint8 (height, width, 3): the view's rectangle of the frame as displayed, not scaled.
 
-        The array lies in the frame's own memory and is valid as long as it is referred to.
+        The array lies in the converter's memory and is valid as long as it is referred to.
+
+        Args:
+            filters: what shows the frame upright, from :func:`orientation`.
 
         Raises:
             av.FFmpegError: a pixel format that cannot be converted.
         """
-        filters = orientation(frame)
         key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, view, *filters)
         if self._graph is None or key != self._key:
             box = aligned_box(frame, view)
@@ -91,8 +96,20 @@ def display_rotation(frame: VideoFrame) -> int:
     return -round(frame.rotation / 90) % 4 * 90
 
 
-def orientation(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
+def only_turned(frame: VideoFrame) -> bool:
+    """Whether the display matrix turns by quarters and does nothing else: no mirror, no shear, not zero."""
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return True
+    a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+    return a == d and b == -c and (a == 0) != (b == 0)
+
+
+def orientation(frame: VideoFrame) -> Filters:
     """Filters (name, arguments) that show the stored picture as the container's display matrix says.
+
+    To be asked for one frame of a file: in PyAV 18.1 a frame and its side data refer to each other, so that the frame's
+    memory is free only after a collection of cycles.
 
     Source: the automatic rotation of ``fftools/ffmpeg_filter.c`` in FFmpeg. Angles between quarter turns are rounded.
     """
@@ -108,7 +125,7 @@ def orientation(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
     return tuple((name, "") for name, wanted in flips if wanted)
 
 
-def _graph(frame: VideoFrame, filters: tuple[tuple[str, str], ...]) -> Graph:
+def _graph(frame: VideoFrame, filters: Filters) -> Graph:
     graph = Graph()
     graph.threads = 1
     source = graph.add(
