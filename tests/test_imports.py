@@ -15,6 +15,8 @@ ALLOWED = {
     "blocks": set(),
     "i3d": {"blocks", "norms"},
     "cost": set(),
+    "memory": {"norms"},
+    "plan": {"cost", "errors", "memory", "optim", "training_cli"},
     "fold": {"blocks", "norms"},
     "optim": {"errors", "norms"},
     "run_setup": {"errors", "norms"},
@@ -22,10 +24,10 @@ ALLOWED = {
     "checkpoint": {"errors", "spec"},
     "data": {"errors", "spec"},
     "module": {"blocks", "checkpoint", "data.transforms", "errors", "evaluation", "i3d", "optim", "run_setup", "spec"},
-    "callbacks": {"cost", "data.loader", "norms"},
+    "callbacks": {"cost", "data.loader", "memory", "norms", "optim"},
     "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "fold", "i3d", "module"},
     "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module"},
-    "cli": {"data_cli", "errors", "inference", "training_cli"},
+    "cli": {"data_cli", "errors", "inference", "plan", "training_cli"},
     "data_cli": {"data", "errors"},
 }
 LIGHTNING = {"module", "data.datamodule", "callbacks", "training_cli"}

@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run(arguments if argv is not None else None)
             return 0
+        if arguments and arguments[0] == "plan":
+            from videogn.plan import run as run_plan
+
+            return run_plan(arguments[1:])
         options = _parser().parse_args(arguments)
         return int(options.run(options))
     except (UsageError, VideoError, FloatingPointError) as error:
@@ -56,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, text in _TRAINING.items():
         commands.add_parser(name, help=text)
+
+    commands.add_parser("plan", help="count parameters, multiply-adds and memory: the batch that fits in a GPU")
 
     classify = commands.add_parser("classify", help="classify video files with a checkpoint")
     classify.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")

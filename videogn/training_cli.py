@@ -66,9 +66,13 @@ class VideoCLI(LightningCLI):
             parser_kwargs={
                 # An abbreviation that is taken silently is a misspelling that is taken silently.
                 "allow_abbrev": False,
-                **{name: {"usage": _USAGE.format(command=name), "allow_abbrev": False} for name in self.subcommands()},
+                **{name: {"usage": self.usage(name), "allow_abbrev": False} for name in self.subcommands()},
             },
         )
+
+    def usage(self, command: str) -> str:
+        """The first line of the help, and of what is printed above an error."""
+        return _USAGE.format(command=command)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -1,0 +1,29 @@
+"""Memory of a training step, counted without computing anything and without a GPU."""
+
+from .count import (
+    ActivationMemory,
+    StepMemory,
+    TrainingMemory,
+    count_activations,
+    count_longest_clip,
+    count_step,
+    count_training,
+)
+from .report import Setting, measured_line, peak_line, saved_line
+from .units import format_bytes, parse_memory
+
+__all__ = [
+    "ActivationMemory",
+    "Setting",
+    "StepMemory",
+    "TrainingMemory",
+    "count_activations",
+    "count_longest_clip",
+    "count_step",
+    "count_training",
+    "format_bytes",
+    "measured_line",
+    "parse_memory",
+    "peak_line",
+    "saved_line",
+]

@@ -1,0 +1,160 @@
+"""``videogn plan``: what a configuration costs, and what fits in a GPU, before any data or GPU is there."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from videogn.cost import cost_line, count_cost
+from videogn.errors import UsageError
+from videogn.memory import (
+    ActivationMemory,
+    Setting,
+    count_longest_clip,
+    count_training,
+    format_bytes,
+    parse_memory,
+    peak_line,
+    saved_line,
+)
+from videogn.optim import make_optimizer
+from videogn.training_cli import VideoCLI
+
+_DESCRIPTION = """\
+Counts parameters, multiply-adds and the memory of a training step for a configuration of `videogn fit`: the most that
+is alive at once in the forward pass, the backward pass and the optimiser, without computing anything. Needs no data and
+no GPU; counts for one process on a CUDA GPU, or on the CPU with --trainer.accelerator cpu. Not counted are cuDNN's
+workspaces, fragmentation, the CUDA context and DDP's gradient buckets: leave room for them.
+"""
+_USAGE = "videogn plan [-c CONFIG.yaml ...] [--memory 24GB] [--format table|json] [any option of videogn fit]"
+_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+
+
+class _PlanCLI(VideoCLI):
+    """The parser of ``fit``, which builds the network without memory, and starts nothing."""
+
+    def usage(self, command: str) -> str:
+        return _USAGE
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        with torch.device("meta"):
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        return None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs ``videogn plan`` with the arguments after its name; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="videogn plan",
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="of the GPU, for the largest batch and the longest clip that fit: 24GB, 80G, 23034MiB; GB means GiB, as "
+        "in the names of GPUs",
+    )
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="json: one object, bytes")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        memory = None if options.memory is None else parse_memory(options.memory)
+    except ValueError as error:
+        raise UsageError(f"--memory: {error}") from error
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # The folder is never looked at; a later --data.root or one in a file takes its place.
+    cli = _PlanCLI(["fit", "--data.root", ".", *rest])
+    try:
+        plan = _plan(cli, memory)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(json.dumps(plan) if options.format == "json" else _table(plan))
+    return 0
+
+
+def _plan(cli: VideoCLI, memory: int | None) -> dict[str, Any]:
+    config = cli.config["fit"]
+    module: Any = cli.model
+    network, clip, batch, recipe = module.network, cli.datamodule.clip, cli.datamodule.batch_size, module.recipe
+    setting = _setting(config.trainer)
+    counted: dict[str, Any] = {
+        "device": setting.device,
+        "dtype": setting.dtype,
+        "optimizer": partial(make_optimizer, recipe=recipe, lr=recipe.lr),
+        "accumulated": _accumulated(config.trainer, recipe.clips_per_step, batch),
+    }
+    cost = count_cost(network, clip.frames, clip.train_crop)
+    training = count_training(network, clip.frames, clip.train_crop, **counted)
+    plan: dict[str, Any] = {
+        "network": cost_line(module.hparams, cost, clip.frames, clip.train_crop),
+        "norm": module.hparams["norm"],
+        "memory_option": config.model.memory,
+        "frames": clip.frames,
+        "size": clip.train_crop,
+        "batch_size": batch,
+        **dataclasses.asdict(setting),
+        **dataclasses.asdict(cost),
+        "saved_per_clip": training.saved.per_clip,
+        "saved_fixed": training.saved.fixed,
+        "parameter_bytes": training.parameters,
+        "gradient_bytes": training.gradients,
+        "optimizer_bytes": training.optimizer,
+        "optimizer": recipe.optimizer,
+        "peak": training.peak(batch),
+    }
+    if memory is not None:
+        plan["memory"] = memory
+        plan["largest_batch"] = training.largest_batch(memory)
+        plan["longest_clip"] = count_longest_clip(network, batch, clip.train_crop, memory, **counted)
+    return plan
+
+
+def _setting(trainer: Any) -> Setting:
+    precision = _PRECISIONS.get(str(trainer.precision), str(trainer.precision))
+    if precision not in ("32-true", "16-mixed", "bf16-mixed"):
+        raise UsageError(
+            f"--trainer.precision: videogn plan counts 32-true, bf16-mixed and 16-mixed, found {trainer.precision!r}"
+        )
+    return Setting("cpu" if trainer.accelerator == "cpu" else "cuda", precision)
+
+
+def _accumulated(trainer: Any, clips_per_step: int | None, batch: int) -> bool:
+    """Whether an optimiser step sees several batches, so that gradients stay from one to the next."""
+    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
+    asked = clips_per_step is not None and clips_per_step > batch * devices
+    return asked or (trainer.accumulate_grad_batches or 1) > 1
+
+
+def _table(plan: dict[str, Any]) -> str:
+    saved = ActivationMemory(plan["saved_fixed"], plan["saved_per_clip"])
+    states = {name: plan[f"{name}_bytes"] for name in ("parameter", "gradient", "optimizer")}
+    lines = [
+        plan["network"],
+        f"memory {plan['memory_option']}: {saved_line(saved, Setting(plan['device'], plan['precision']))}",
+        f"states: parameters {format_bytes(states['parameter'])}, gradients {format_bytes(states['gradient'])}, "
+        f"{plan['optimizer']} {format_bytes(states['optimizer'])}",
+        peak_line(plan["peak"], plan["batch_size"]),
+    ]
+    if "memory" in plan:
+        lines.append(
+            f"{format_bytes(plan['memory'])} hold a batch of {plan['largest_batch']} clips of {plan['frames']} frames, "
+            f"or {plan['batch_size']} clips of {plan['longest_clip']} frames"
+        )
+    return "\n".join(lines)
