@@ -134,7 +134,7 @@ def results(
 ) -> dict[str, Tensor]:
     """Output, gradients and running pair of one training step of a layer, and its output in evaluation after it."""
     x = x.detach().requires_grad_()
-    output = (call or layer)(x)
+    output = (layer if call is None else call)(x)
     parameters = {name: p for name, p in layer.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(output, [x, *parameters.values()], grad)
     got = dict(zip(["grad_input", *(f"grad_{name}" for name in parameters)], gradients, strict=True))

@@ -141,7 +141,7 @@ def run_sections(sections: list[Section], results: Results, budget: Budget) -> N
             outcome = _run_group(group, budget)
             rows = results.rows(section.name)
             for j, (key, row) in enumerate(zip(group.keys, outcome, strict=True)):
-                rows[first + j] = {**key, **row}
+                rows[first + j] = {**key, "status": "ok", **row}
             first += len(group.keys)
             if not rows[first - 1]["status"].startswith("skipped"):
                 print(f"[{time.monotonic() - start:6.1f} s] {section.name}: {_line(rows[first - 1])}", file=sys.stderr)
@@ -156,7 +156,7 @@ def _run_group(group: Group, budget: Budget) -> list[Row]:
         return [{"status": OUT_OF_TIME} for _ in group.keys]
     outcome: list[Row] = []
     problem = attempt(partial(_extend, outcome, lambda: group.run(budget)))
-    return outcome if problem["status"] == "ok" else [dict(problem) for _ in group.keys]
+    return outcome if problem["status"] == "ok" else [problem for _ in group.keys]
 
 
 def _extend(items: list[Any], make: Callable[[], list[Any]]) -> Row:
@@ -175,7 +175,7 @@ def attempt(function: Callable[[], Row]) -> Row:
     except torch.OutOfMemoryError as error:
         row = {"status": "out of memory", "message": _short(error)}
     except Exception as error:
-        row = {"status": "error", "message": _short(error)}
+        return {"status": "error", "message": _short(error)}
     # Here, not above: the exception's traceback would keep the tensors of every frame that it went through.
     free_memory()
     return row
