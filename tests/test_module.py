@@ -214,7 +214,7 @@ def test_training_loss_is_the_smoothed_cross_entropy_of_the_normalised_clips(mon
     torch.testing.assert_close(loss, -(target * logits.log_softmax(1)).sum(1).mean())
 
 
-def test_precise_bn_ema_and_compile_overlays_run(tiny_config, tmp_path):
+def test_precise_bn_and_ema_overlays_run(tiny_config, tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
         """

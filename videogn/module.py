@@ -72,6 +72,10 @@ class VideoClassifier(LightningModule):
         super().__init__()
         if clips_per_forward < 1:
             raise ValueError(f"clips_per_forward: expected at least 1, found {clips_per_forward}")
+        if compile and memory not in ("standard", "keep"):
+            raise ValueError(
+                f"compile: the compiler decides what backward recomputes, found memory={memory!r}; leave memory out"
+            )
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing: expected a value in [0, 1), found {label_smoothing}")
         self.network = i3d_resnet(
