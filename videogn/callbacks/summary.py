@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from videogn.cost import count_cost
+from videogn.cost import cost_line, count_cost
+from videogn.memory import Setting, count_activations, count_batch, measured_line, peak_line, saved_line
+from videogn.optim import make_optimizer
 
 
 class RunSummary(Callback):
-    """Print the network's cost and the norm's batch when training starts, and one line of scores per evaluation.
+    """Print the network's cost, memory and the norm's batch when training starts, and the scores of each evaluation.
 
-    Clips per norm batch decide what BN can reach, and are the first thing that two runs which disagree differ in.
+    Clips per norm batch decide what BN can reach, and are the first thing that two runs which disagree differ in. On
+    CUDA the counted memory is compared with the measured one when training ends.
     """
 
+    def __init__(self) -> None:
+        self._counted_peak: int | None = None
+        self._measured_peak = 0
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         module: Any = pl_module
-        clip, hparams = module.clip, module.hparams
+        clip = module.clip
         cost = count_cost(module.network, clip.frames, clip.train_crop)
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         accumulated, world = trainer.accumulate_grad_batches, trainer.world_size
-        norm = hparams["norm"] + (f" {hparams['norm_kwargs']}" if hparams["norm_kwargs"] else "")
-        shape = f"{clip.frames}x{clip.train_crop}x{clip.train_crop}"
         rank_zero_info(
-            f"I3D ResNet-{hparams['depth']} {hparams['variant']}, norm {norm}: "
-            f"{cost.parameters / 1e6:.2f} M parameters, "
-            f"{cost.multiply_adds / 1e9:.2f} G multiply-adds per clip of {shape}\n"
+            f"{cost_line(module.hparams, cost, clip.frames, clip.train_crop)}\n"
+            f"{self._memory_lines(trainer, module, batch)}\n"
             f"{batch} clips per norm batch{_synced(trainer, batch)}, {batch * accumulated * world} clips per optimiser "
             f"step ({batch} x {accumulated} accumulated x {world} processes)"
         )
+
+    def _memory_lines(self, trainer: Trainer, module: Any, batch: int) -> str:
+        device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
+        setting = Setting(device, str(trainer.precision))
+        shape = (module.clip.frames, module.clip.train_crop)
+        try:
+            if device == "cpu":
+                fast = "meta" if setting.dtype is None else "cpu"
+                saved = count_activations(module.network, *shape, device=fast, dtype=setting.dtype)
+                return saved_line(saved, setting)
+            step, saved = count_batch(
+                module.network,
+                batch,
+                *shape,
+                dtype=setting.dtype,
+                optimizer=partial(make_optimizer, recipe=module.recipe, lr=module.recipe.lr),
+                accumulated=trainer.accumulate_grad_batches > 1,
+            )
+            self._counted_peak = step.peak
+            return f"{saved_line(saved, setting)}\n{peak_line(step.peak, batch)}"
+        except Exception as error:  # a network that fake tensors cannot run must train all the same
+            return f"memory: not counted ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._counted_peak is not None:
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._counted_peak is not None:
+            measured = torch.cuda.max_memory_allocated(trainer.strategy.root_device)
+            self._measured_peak = max(self._measured_peak, measured)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._counted_peak is not None and self._measured_peak:
+            rank_zero_info(measured_line(self._counted_peak, self._measured_peak))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

@@ -5,8 +5,8 @@ from .count import (
     StepMemory,
     TrainingMemory,
     count_activations,
+    count_batch,
     count_longest_clip,
-    count_step,
     count_training,
 )
 from .report import Setting, measured_line, peak_line, saved_line
@@ -18,8 +18,8 @@ __all__ = [
     "StepMemory",
     "TrainingMemory",
     "count_activations",
+    "count_batch",
     "count_longest_clip",
-    "count_step",
     "count_training",
     "format_bytes",
     "measured_line",

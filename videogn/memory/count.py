@@ -11,22 +11,16 @@ buckets).
 
 from __future__ import annotations
 
-import gc
 import math
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from videogn.norms import SubBatchNorm
 
-from .backward import backward
-from .live import LiveStorages, fake_copy, watched
-
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+from .step import MakeOptimizer, StepMemory, Steps, fake_clips, fake_network, forward
 
 # The product of the I3D's temporal strides: bytes are linear in the number of frames from one multiple to the next.
 _FRAMES_STEP = 8
@@ -47,27 +41,6 @@ class ActivationMemory:
     def at(self, clips: int) -> int:
         """Bytes of ``clips`` clips."""
         return self.fixed + self.per_clip * clips
-
-
-@dataclass(frozen=True)
-class StepMemory:
-    """Bytes of one training step at one batch size, all of them on one device.
-
-    Attributes:
-        parameters: with buffers.
-        gradients: of the parameters that are trained.
-        optimizer: its state.
-        saved: what the forward pass keeps for the backward pass, without parameters, buffers and the input.
-        peak: the most that is alive at once, with all of the above, the clips and what lives for a moment.
-        trace: what is alive after each operation.
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    saved: int
-    peak: int
-    trace: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -109,19 +82,19 @@ def count_activations(
         network: takes clips (B, 3, frames, size, size). Neither it nor its device nor any random generator is touched.
         frames: per clip.
         size: height and width in pixels.
-        device: ``"cuda"``, which need not be there, or ``"cpu"``.
+        device: ``"cuda"``, which need not be there, or ``"cpu"``; ``"meta"`` is the CPU without autocast, and faster.
         dtype: of autocast; None turns it off.
 
     Raises:
         ValueError: what the network raises on such clips.
     """
     unit = _batch_multiple(network)
-    with _counter(network, device) as (fake, live):
-        low, high = (_forward(fake, live, _clips(n * unit, frames, size, device), dtype)[1] for n in (2, 3))
+    with fake_network(network, device) as (fake, live):
+        low, high = (forward(fake, live, fake_clips(n * unit, frames, size, device), dtype)[1] for n in (2, 3))
     return _line(low, high, 2 * unit, 3 * unit)
 
 
-def count_step(
+def count_batch(
     network: nn.Module,
     clips: int,
     frames: int,
@@ -131,8 +104,10 @@ def count_step(
     dtype: torch.dtype | None = torch.bfloat16,
     optimizer: MakeOptimizer | None = None,
     accumulated: bool = False,
-) -> StepMemory:
+) -> tuple[StepMemory, ActivationMemory]:
     """Bytes of one training step in the order of Lightning: forward, old gradients away, backward, optimiser.
+
+    Also returns what the forward pass keeps for any number of clips; it is half the work of :func:`count_training`.
 
     The loss is the sum of the logits: a cross entropy's own tensors are a few numbers per class and clip.
 
@@ -146,8 +121,11 @@ def count_step(
         optimizer: makes the optimiser of a network; None counts none.
         accumulated: the batch is not the first of an optimiser step: gradients stay during its backward pass.
     """
-    with _counter(network, device) as (fake, live):
-        return _Steps(fake, live, optimizer, accumulated, dtype).count(clips, frames, size)
+    with fake_network(network, device) as (fake, live):
+        step = Steps(fake, live, optimizer, accumulated, dtype).count(clips, frames, size)
+        more = clips + _batch_multiple(network)
+        saved = forward(fake, live, fake_clips(more, frames, size, device), dtype)[1]
+    return step, _line(step.saved, saved, clips, more)
 
 
 def count_training(
@@ -160,10 +138,10 @@ def count_training(
     optimizer: MakeOptimizer | None = None,
     accumulated: bool = False,
 ) -> TrainingMemory:
-    """The memory of training steps with any number of clips; arguments as in :func:`count_step`."""
+    """The memory of training steps with any number of clips; arguments as in :func:`count_batch`."""
     unit = _batch_multiple(network)
-    with _counter(network, device) as (fake, live):
-        steps = _Steps(fake, live, optimizer, accumulated, dtype)
+    with fake_network(network, device) as (fake, live):
+        steps = Steps(fake, live, optimizer, accumulated, dtype)
         low, high = steps.count(2 * unit, frames, size), steps.count(3 * unit, frames, size)
     return TrainingMemory(
         low.parameters,
@@ -188,95 +166,14 @@ def count_longest_clip(
 ) -> int:
     """Frames of the longest clips, in multiples of 8, of which a batch of ``clips`` fits in ``memory`` bytes.
 
-    Other arguments as in :func:`count_step`. 0 if there is none.
+    Other arguments as in :func:`count_batch`. 0 if there is none.
     """
     low, high = 2 * _FRAMES_STEP, 3 * _FRAMES_STEP
-    with _counter(network, device) as (fake, live):
-        steps = _Steps(fake, live, optimizer, accumulated, dtype)
+    with fake_network(network, device) as (fake, live):
+        steps = Steps(fake, live, optimizer, accumulated, dtype)
         moments = _moments(steps.count(clips, low, size), steps.count(clips, high, size), low, high)
     frames = _largest(moments, memory)
     return frames - frames % _FRAMES_STEP
-
-
-class _Steps:
-    """Training steps of a fake network, with gradients and optimiser state as an earlier step has left them."""
-
-    def __init__(
-        self,
-        fake: nn.Module,
-        live: LiveStorages,
-        make_optimizer: MakeOptimizer | None,
-        accumulated: bool,
-        dtype: torch.dtype | None,
-    ) -> None:
-        self.fake, self.live, self.accumulated, self.dtype = fake, live, accumulated, dtype
-        self.trained = [p for p in fake.parameters() if p.requires_grad]
-        self.parameter_bytes = live.total
-        self._fill_gradients()
-        self.gradient_bytes = live.total - self.parameter_bytes
-        self.optimizer = make_optimizer(fake) if make_optimizer is not None and self.trained else None
-        if self.optimizer is not None:
-            for group in self.optimizer.param_groups:
-                # What torch chooses by itself on CUDA; fake parameters are no plain ones, so that it would not.
-                group["foreach"] = live.device == "cuda"
-                if "capturable" in group:
-                    group["capturable"] = live.device == "cuda"  # reads no numbers: there are none
-            self.optimizer.step()
-        self.optimizer_bytes = live.total - self.parameter_bytes - self.gradient_bytes
-
-    def _fill_gradients(self) -> None:
-        for parameter in self.trained:
-            if parameter.grad is None:
-                parameter.grad = torch.empty_like(parameter)
-
-    def count(self, clips: int, frames: int, size: int) -> StepMemory:
-        self._fill_gradients()
-        self.live.trace.clear()
-        pixels = _clips(clips, frames, size, self.live.device)
-        loss, saved = _forward(self.fake, self.live, pixels, self.dtype)
-        if not self.accumulated:
-            for parameter in self.trained:
-                parameter.grad = None
-        backward(loss)
-        if self.optimizer is not None:
-            self._fill_gradients()
-            self.optimizer.step()
-        trace = tuple(self.live.trace)
-        return StepMemory(
-            self.parameter_bytes, self.gradient_bytes, self.optimizer_bytes, saved, peak=max(trace), trace=trace
-        )
-
-
-@contextmanager
-def _counter(network: nn.Module, device: str) -> Iterator[tuple[nn.Module, LiveStorages]]:
-    collecting = gc.isenabled()
-    gc.disable()  # it would free at other moments each time
-    try:
-        with watched(device) as live, torch.enable_grad():
-            yield fake_copy(network, device), live
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _clips(clips: int, frames: int, size: int, device: str) -> Tensor:
-    """A batch as it comes to the device: uint8, T, H, W, C side by side."""
-    shape = (clips, 3, frames, size, size)
-    return torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last_3d)
-
-
-def _forward(
-    fake: nn.Module, live: LiveStorages, pixels: Tensor, dtype: torch.dtype | None
-) -> tuple[list[Tensor], int]:
-    """The loss, alone in a list, and the bytes that are kept for its backward pass."""
-    before = live.total
-    x = [pixels.float()]  # in a list, so that only the network holds it
-    of_input = weakref.ref(x[0].untyped_storage())
-    with torch.autocast(live.device, dtype=dtype, enabled=dtype is not None):
-        loss = fake(x.pop()).float().sum()
-    kept_input = of_input()
-    others = loss.untyped_storage().nbytes() + (kept_input.nbytes() if kept_input is not None else 0)
-    return [loss], live.total - before - others
 
 
 def _batch_multiple(network: nn.Module) -> int:

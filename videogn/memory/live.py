@@ -14,6 +14,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# What torch cannot run on fake tensors, and what it would allocate. A fallback to real kernels is not allowed: it would
+# take the memory that is counted here.
+_NO_FAKE_KERNEL: dict[Any, Any] = {
+    torch.ops.aten.batch_norm_update_stats.default: lambda x, mean, var, _: (mean.clone(), var.clone()),
+}
+
 
 class LiveStorages(TorchDispatchMode):
     """Counts the bytes of every storage that an operation creates on a device, until nothing refers to it any more.
@@ -34,7 +40,9 @@ class LiveStorages(TorchDispatchMode):
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        if func.name().startswith("aten::_fused_"):
+            return None  # optimisers that write in place
+        out = _NO_FAKE_KERNEL[func](*args) if func in _NO_FAKE_KERNEL else func(*args, **(kwargs or {}))
         for value in out if isinstance(out, list | tuple) else (out,):
             if isinstance(value, Tensor) and value.device.type == self.device:
                 self._add(value.untyped_storage())
@@ -57,7 +65,7 @@ class LiveStorages(TorchDispatchMode):
 
 @contextmanager
 def watched(device: str) -> Iterator[LiveStorages]:
-    """Tensors made inside are fake, on a real or an imaginary ``device``, and their storages are counted."""
+    """Tensors made inside are fake, on a ``device`` that need not be there, and their storages are counted."""
     with ExitStack() as stack:
         if device == "cuda" and not torch.cuda.is_available():
             # torch.autocast turns itself off without a GPU, in what checkpoints recompute too.
@@ -65,7 +73,8 @@ def watched(device: str) -> Iterator[LiveStorages]:
                 mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False)
             )
             stack.enter_context(mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        if device != "meta":
+            stack.enter_context(FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True))
         yield stack.enter_context(LiveStorages(device))
 
 
