@@ -6,6 +6,7 @@ start ("not reached") and ends as "ok", "failed" (a check), "out of memory", "er
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -14,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ class Budget:
         """True if something that takes about so many seconds may start."""
         return self.left() > max(seconds, 0.0)
 
-    @contextmanager
+    @contextlib.contextmanager
     def stop_at_the_end(self) -> Iterator[None]:
         """Raises :class:`OutOfTime` inside when the suite's time is over: for compilers, whose time nobody knows.
 
@@ -184,7 +184,7 @@ def attempt(function: Callable[[], Row]) -> Row:
 def free_memory() -> None:
     """Gives back what nothing refers to any more, so that the next measurement starts from the same memory."""
     gc.collect()
-    if torch.cuda.is_available():
+    with contextlib.suppress(RuntimeError):  # a device that a failed kernel has left unusable refuses this too
         torch.cuda.empty_cache()
 
 

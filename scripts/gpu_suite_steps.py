@@ -31,10 +31,11 @@ Prepare = Callable[[], tuple[Callable[[], object], Row]]
 
 def step_groups(plan: Plan) -> list[Group]:
     """Training steps, the most important sizes first; a group is one size in one mode."""
-    sizes = [(frames, batch) for frames in plan.step_frames for batch in plan.step_batches]
+    pairs = (plan.step_batches[:2], plan.step_batches[2:])
+    sizes = [(frames, batch) for batches in pairs for frames in plan.step_frames for batch in batches]
     first = sizes[:2]
-    # One compilation takes as long as a whole size in eager mode: those of batch 1 and 8 at 32 frames come early, the
-    # others when everything else is done.
+    # A compilation takes longer than a whole size in eager mode: those of batch 8 at 32 frames come early, the others
+    # when everything else is done.
     order = [(size, False) for size in first] + [(first[-1], True)]
     order += [(size, False) for size in sizes[2:]] + [(size, True) for size in sizes if size != first[-1]]
     seconds = [_TRAIN_COMPILE_SECONDS]

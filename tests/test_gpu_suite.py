@@ -22,7 +22,8 @@ import gpu_suite_plan as plans
 import gpu_suite_run as running
 import gpu_suite_timing as timing
 from gpu_suite_report import report
-from gpu_suite_sites import norm_sites
+from gpu_suite_sites import norm_sites, site_groups
+from gpu_suite_steps import eval_groups, step_groups
 
 SCRIPTS = Path(gpu_suite.__file__).parent
 CPU = torch.device("cpu")
@@ -123,6 +124,15 @@ def test_the_sites_of_the_network():
     assert sites[2048, 16, 7, 7] == 4
     values = [torch.Size(shape).numel() * count for shape, count in sites.items()]
     assert values == sorted(values, reverse=True)
+
+
+def test_important_steps_come_first():
+    groups = [group.keys[0] for group in step_groups(plans.full_plan(CPU))]
+    sizes = [(key["frames"], key["batch"], key["compiled"]) for key in groups]
+    assert sizes[:5] == [(32, 1, False), (32, 8, False), (32, 8, True), (64, 1, False), (64, 8, False)]
+    assert sorted(sizes) == sorted(itertools.product((32, 64), (1, 2, 4, 8), (False, True)))
+    variants = {(key["norm"], key["memory"]) for key in step_groups(plans.full_plan(CPU))[0].keys}
+    assert {("bn", plans.KEEP), ("torch_gn", plans.KEEP), ("gn", "standard"), ("gn", "lowest")} <= variants
 
 
 class OneWrong(nn.GroupNorm):
@@ -290,9 +300,6 @@ def test_compiled_paths(monkeypatch):
     monkeypatch.setattr(plans.Plan, "no_compiler", lambda _: None)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
-    from gpu_suite_sites import site_groups
-    from gpu_suite_steps import eval_groups, step_groups
-
     plan = plans.tiny_plan(CPU)
     budget = running.Budget(math.inf)
     layers = [group for group in correctness.norm_groups(plan) if group.keys[0]["compiled"]]
