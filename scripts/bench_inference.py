@@ -12,7 +12,6 @@ import torch
 from measured import write_result
 
 from videogn import load, predict_video
-from videogn.data.decode import VideoReader
 from videogn.errors import VideoError
 from videogn.inference import for_inference, has_bfloat16
 from videogn.module import VideoClassifier
@@ -52,7 +51,7 @@ def measure_speed(options: argparse.Namespace) -> None:
         rows[name] = {"clips_per_s": round(options.clips / statistics.median(times), 2), "time_of_bn": round(share, 3)}
         print(f"{name:36} {rows[name]['clips_per_s']:8.2f} clips/s   {share:7.3f} x bn's time")
     network = f"I3D ResNet-50 32x2, {options.clips}x{options.frames}x{options.size}x{options.size}"
-    write_result("bench_inference", "speed", {"network": network, **_machine(options), "cases": rows})
+    write_result("bench_inference", "speed", {"network": network, **_machine(), "cases": rows})
 
 
 def measure_agreement(options: argparse.Namespace) -> None:
@@ -63,11 +62,12 @@ def measure_agreement(options: argparse.Namespace) -> None:
     largest = 0.0
     for path in options.videos:
         try:
-            VideoReader(path).close()
+            found = [
+                {p.label: p.probability for p in predict_video(m, path, topk=len(model.class_names))} for m in models
+            ]
         except VideoError as error:
             print(f"left out: {error}")
             continue
-        found = [{p.label: p.probability for p in predict_video(m, path, topk=len(model.class_names))} for m in models]
         best, best_low = (list(probabilities)[:5] for probabilities in found)
         difference = max(abs(found[0][label] - found[1][label]) for label in found[0])
         videos += 1
@@ -82,10 +82,10 @@ def measure_agreement(options: argparse.Namespace) -> None:
         "largest_difference": round(largest, 4),
     }
     network = {k: model.hparams[k] for k in ("num_classes", "depth", "variant", "width", "norm", "norm_kwargs")}
-    write_result("bench_inference", f"top5 {options.name}", {"network": network, **_machine(options), **fields})
+    write_result("bench_inference", f"top5 {options.name}", {"network": network, **_machine(), **fields})
 
 
-def _machine(options: argparse.Namespace) -> dict[str, object]:
+def _machine() -> dict[str, object]:
     return {"threads": torch.get_num_threads(), "native_bfloat16": has_bfloat16(torch.device("cpu"))}
 
 
