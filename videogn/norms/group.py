@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from . import group_cpu
 from .common import at_least_float32, check_arguments, check_input
 
 DEFAULT_GROUPS = 32
@@ -31,11 +32,11 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
         or float64 for float64. Autograd keeps ``x`` and the statistics alone. Differentiable once.
     """
     # torch's own group_norm is not used: on CUDA it keeps the statistics of a bfloat16 input in bfloat16, and autocast
-    # turns its output into float32; on CPU its channels-last kernel takes the variance as E[x²] - E[x]², which is 0
-    # where the mean is large, and its backward pass takes ten times as long with few channels per group.
+    # turns its output into float32. For the CPU see group_cpu.
     if torch.compiler.is_compiling():
         return _normalise(x, num_groups, weight, bias, eps)[0]  # the compiler decides what to keep for the backward
-    return _GroupNorm.apply(x, num_groups, weight, bias, eps)
+    function = group_cpu.GroupNormCPU if group_cpu.takes(x) else _GroupNorm
+    return function.apply(x, num_groups, weight, bias, eps)
 
 
 def _per_channel(statistic: Tensor, like: Tensor) -> Tensor:
