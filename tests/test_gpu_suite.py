@@ -109,11 +109,8 @@ def test_the_sites_of_the_network():
     sites = dict(norm_sites(plans.full_plan(CPU)))
     assert sum(sites.values()) == 53
     # Stem; res2 before pool2 halves the frames; res3's first convolution before its stride; the last stage.
-    assert sites[64, 32, 112, 112] == 1
-    assert sites[64, 32, 56, 56] == 6
-    assert sites[256, 32, 56, 56] == 4
-    assert sites[128, 16, 56, 56] == 1
-    assert sites[2048, 16, 7, 7] == 4
+    some = {(64, 32, 112, 112): 1, (64, 32, 56, 56): 6, (256, 32, 56, 56): 4, (128, 16, 56, 56): 1, (2048, 16, 7, 7): 4}
+    assert some.items() <= sites.items()
     values = [torch.Size(shape).numel() * count for shape, count in sites.items()]
     assert values == sorted(values, reverse=True)
 
