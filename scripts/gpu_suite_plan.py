@@ -110,7 +110,7 @@ def tiny_plan(device: torch.device) -> Plan:
         site_batches=(2, 1),
         step_frames=(4,),
         step_size=32,
-        step_batches=(1, 2),
+        step_batches=(2,),
         eval_clip=(4, 32, 32),
         eval_batches=(2, 1),
         target_ms=0.5,
