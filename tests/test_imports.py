@@ -12,7 +12,7 @@ ALLOWED = {
     "errors": set(),
     "spec": set(),
     "norms": set(),
-    "blocks": set(),
+    "blocks": {"norms"},
     "i3d": {"blocks", "norms"},
     "cost": set(),
     "memory": {"norms"},

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 with warnings.catch_warnings():
@@ -25,9 +26,11 @@ with warnings.catch_warnings():
     from pytorchvideo.models.resnet import BottleneckBlock, ResBlock
     from pytorchvideo.models.stem import ResNetBasicStem
 
+from videogn.norms.renorm import BatchRenorm
+
 Norm = Callable[[int], nn.Module]
 Conv = Callable[..., nn.Conv3d]
-Memory = Literal["standard", "low", "lowest"]
+Memory = Literal["standard", "keep", "recompute", "low", "lowest"]
 Triple = tuple[int, int, int]
 
 
@@ -49,17 +52,19 @@ class Stem(ResNetBasicStem):
         self.conv = conv(3, width, (5, 7, 7), stride=(stride, 2, 2), padding=(2, 3, 3), bias=False)
         self.norm = norm(width)
         self.activation = nn.ReLU(inplace=True)
-        self.pool = nn.MaxPool3d((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1))
+        self.pool = MaxPool((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1))
         self.memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        recompute = self.memory != "standard"
+        recompute = recomputes(self.memory, x) != "keep"
         return _maybe_recomputed(self, recompute, _norm_relu_then, self.norm, self.activation, self.pool, x)
 
 
 class Bottleneck(BottleneckBlock):
     """Tx1x1, 1x3x3 and 1x1x1 convolutions with their norms; the last norm is not followed by a ReLU.
+
+    What the backward pass recomputes: see :func:`videogn.i3d_resnet`.
 
     Args:
         dim_in: input channels.
@@ -97,11 +102,17 @@ class Bottleneck(BottleneckBlock):
         self.memory = memory
 
     def forward(self, x: Tensor) -> Tensor:
-        recompute = self.memory == "low"
+        mode = recomputes(self.memory, x)
+        recompute = mode in ("recompute", "low")
         x = self.conv_a(x)
         x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_a, self.act_a, self.conv_b, x)
+        if mode == "low":
+            return _maybe_recomputed(self, True, self._last, x)
         x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_b, self.act_b, self.conv_c, x)
         return self.norm_c(x)
+
+    def _last(self, x: Tensor) -> Tensor:
+        return self.norm_c(self.conv_c(self.act_b(self.norm_b(x))))
 
 
 class ResidualBlock(ResBlock):
@@ -167,6 +178,30 @@ class ResidualBlock(ResBlock):
         return self.activation(shortcut + self.branch2(x))
 
 
+class MaxPool(nn.MaxPool3d):
+    """Max-pool whose backward pass finds the maxima again: torch's keeps an int64 index per output value."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        return _MaxPool.apply(input, self.kernel_size, self.stride, self.padding)
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel_size: Triple, stride: Triple, padding: Triple) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.window = (kernel_size, stride, padding, (1, 1, 1), False)
+        return torch.ops.aten.max_pool3d_with_indices(x, *ctx.window)[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        indices = torch.ops.aten.max_pool3d_with_indices(x, *ctx.window)[1]
+        return torch.ops.aten.max_pool3d_with_indices_backward(grad, x, *ctx.window, indices), None, None, None
+
+
 class Head(nn.Module):
     """Global average over T, H, W, then dropout, then a linear classifier: (B, C, T, H, W) -> (B, num_classes)."""
 
@@ -180,15 +215,30 @@ class Head(nn.Module):
         return self.proj(self.dropout(x.mean(dim=(2, 3, 4))))
 
 
+def recomputes(memory: Memory, x: Tensor) -> Memory:
+    """``memory``, or what ``"standard"`` means: ``"recompute"`` for ``x`` on a CUDA device, ``"keep"`` elsewhere."""
+    if memory != "standard":
+        return memory
+    return "recompute" if x.device.type == "cuda" else "keep"
+
+
 def _norm_relu_then(norm: nn.Module, activation: nn.Module, after: nn.Module, x: Tensor) -> Tensor:
     return after(activation(norm(x)))
 
 
 def _maybe_recomputed(owner: nn.Module, recompute: bool, function: Callable[..., Tensor], *args: object) -> Tensor:
     """``function(*args)``, whose inner activations are dropped and computed again in backward if ``recompute``."""
-    if not (recompute and owner.training and torch.is_grad_enabled()):
-        return function(*args)
-    result = checkpoint(function, *args, use_reentrant=False, context_fn=partial(_recompute_contexts, owner))
+    if not (recompute and owner.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return function(*args)  # a compiler decides itself what it keeps
+    if any(isinstance(m, BatchRenorm) for m in owner.modules()):
+        return function(*args)  # its output depends on running statistics, which have moved on by then
+    result = checkpoint(
+        function,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing inside is random
+        context_fn=partial(_recompute_contexts, owner),
+    )
     assert isinstance(result, Tensor)
     return result
 

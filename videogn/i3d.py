@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pytorchvideo.models.resnet import ResStage
 from torch import Tensor, nn
 
-from videogn.blocks import Conv, Head, Memory, Norm, ResidualBlock, Stem
+from videogn.blocks import Conv, Head, MaxPool, Memory, Norm, ResidualBlock, Stem
 from videogn.norms import WSConv3d, make_norm
 
 Depth = Literal[50, 101]
@@ -64,7 +64,7 @@ class I3DResNet(nn.Module):
                 dim_in = dim_out
             blocks.append(ResStage(nn.ModuleList(res_blocks)))
             if stage == 0:
-                blocks.append(nn.MaxPool3d((2, 1, 1), stride=(2, 1, 1)))
+                blocks.append(MaxPool((2, 1, 1), stride=(2, 1, 1)))
             dim_inner *= 2
         blocks.append(Head(dim_in, num_classes, dropout))
         self.blocks = nn.ModuleList(blocks)
@@ -109,11 +109,13 @@ def i3d_resnet(
         norm_kwargs: arguments of a named norm, for example ``{"num_groups": 16}``.
         dropout: probability before the classifier.
         width: channels of the stem; 64 is the standard network.
-        memory: what the backward pass recomputes instead of keeping it. ``"standard"``: nothing. ``"low"``: the norm
-            and ReLU before each convolution and before the stem's pool. ``"lowest"``: whole residual blocks, which is
-            about one more forward pass. Results are the same; batch norms update their running statistics once. Batch
-            Renormalization works with ``"standard"`` only, because its correction depends on running statistics that
-            have moved on by then.
+        memory: what the backward pass recomputes instead of keeping it. ``"keep"``: nothing but the places of the
+            max-pools' maxima. ``"recompute"``: the norm and ReLU before each convolution and before the stem's pool.
+            ``"low"``: also the 1x1x1 convolution before a bottleneck's last norm. ``"lowest"``: whole residual blocks,
+            about one more forward pass. ``"standard"``: ``"recompute"`` on a CUDA device, ``"keep"`` on others, where
+            time is dearer than memory. Results are the same; batch norms update their running statistics once. Norms
+            that depend on what changes in between are never recomputed: with ``brn``, and with a norm given as a
+            callable, ``"standard"`` is ``"keep"``, and ``brn`` allows nothing else.
         zero_init_last_norm: start the last gamma of each residual block at 0 (Wu & He, section 4.1), else at 1.
 
     Raises:
@@ -127,8 +129,10 @@ def i3d_resnet(
             raise ValueError(f"{name}: expected at least 1, found {value}")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout: expected a probability in [0, 1), found {dropout}")
-    if memory != "standard" and norm == "brn":
-        raise ValueError(f"memory={memory!r} recomputes norm layers, which brn does not allow; use memory='standard'")
+    if norm == "brn" and memory not in ("standard", "keep"):
+        raise ValueError(f"memory={memory!r} recomputes norm layers, which brn does not allow; use memory='keep'")
+    if memory == "standard" and (norm == "brn" or not isinstance(norm, str)):
+        memory = "keep"
     if isinstance(norm, str):
         make, conv = make_norm(norm, **(norm_kwargs or {})), WSConv3d if norm == "gn_ws" else nn.Conv3d
     elif norm_kwargs:

@@ -45,7 +45,8 @@ class VideoClassifier(LightningModule):
         norm_kwargs: its arguments, for example num_groups: 16. null takes the norm's defaults.
         dropout: probability before the classifier.
         width: channels of the stem; 64 is the standard network.
-        memory: what backward recomputes to save memory: standard nothing, low norms and ReLUs, lowest whole blocks.
+        memory: what backward recomputes to save memory: keep nothing, recompute norms and ReLUs, low also the last
+            1x1x1 convolutions, lowest whole blocks; standard is recompute on CUDA and keep elsewhere.
         zero_init_last_norm: start the last gamma of each residual block at zero.
         label_smoothing: of the cross entropy, in [0, 1).
         recipe: optimiser and schedule.
