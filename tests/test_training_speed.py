@@ -1,5 +1,6 @@
 """Memory format and compilation of training, through the command line."""
 
+import pytest
 import torch
 from runs import run
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -30,9 +31,10 @@ def test_network_input_and_weights_are_channels_last(tiny_config, tmp_path, monk
     assert all(seen[True] + seen[False])
 
 
-def test_compiled_training(tiny_config, fitted, tmp_path, monkeypatch):
-    """The curve and the keys of eager training; one compilation, whatever sizes evaluation has."""
-    counter = CompileCounterWithBackend("aot_eager")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_compiled_training(backend, tiny_config, fitted, tmp_path, monkeypatch):
+    """The weights and the keys of eager training; one compilation, whatever sizes evaluation has."""
+    counter = CompileCounterWithBackend(backend)
     monkeypatch.setattr(
         "videogn.module.compile_for_training",
         lambda network, device: compile_for_training(network, torch.device("cuda"), counter),

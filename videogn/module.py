@@ -51,7 +51,8 @@ class VideoClassifier(LightningModule):
         label_smoothing: of the cross entropy, in [0, 1).
         recipe: optimiser and schedule.
         clips_per_forward: evaluation computes at most this many clips at once; lower it if memory is short.
-        compile: train through torch.compile, on CUDA; evaluation, whose sizes differ between videos, stays eager.
+        compile: train through torch.compile, on CUDA; it decides itself what backward recomputes. Evaluation, whose
+            sizes differ between videos, stays eager.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class VideoClassifier(LightningModule):
         super().__init__()
         if clips_per_forward < 1:
             raise ValueError(f"clips_per_forward: expected at least 1, found {clips_per_forward}")
-        if compile and memory not in ("standard", "keep"):
-            raise ValueError(
-                f"compile: the compiler decides what backward recomputes, found memory={memory!r}; leave memory out"
-            )
+        if compile:
+            if memory not in ("standard", "keep"):
+                raise ValueError(
+                    f"compile: the compiler decides what backward recomputes, found memory={memory!r}; leave memory out"
+                )
+            memory = "keep"
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing: expected a value in [0, 1), found {label_smoothing}")
         self.network = i3d_resnet(
