@@ -47,9 +47,9 @@ def limit(task: str, path: str, seed: int, num_frames: int) -> Timed | None:
     """FFmpeg's own work, by one who knows already where the frames are; what is done to RGB pixels is not counted."""
     import av
 
-    from videogn.data.decode_index import decode_runs
-    from videogn.data.decode_pyav import PyAVDecoder
-    from videogn.data.decode_rgb import RGBConverter
+    from videogn.data.decode.index import decode_runs
+    from videogn.data.decode.pyav import PyAVDecoder
+    from videogn.data.decode.rgb import RGBConverter
     from videogn.data.view import whole
 
     if task == "sample":

@@ -13,7 +13,7 @@ from video_files import SHARED_VIDEOS, write_video
 from videogn.cli import main
 from videogn.data import check
 from videogn.data.check import check_data
-from videogn.data.decode_open import Limits
+from videogn.data.decode.opening import Limits
 from videogn.data.manifest import manifest_path, read_manifest
 from videogn.errors import UsageError
 

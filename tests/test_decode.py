@@ -12,9 +12,9 @@ from video_files import SHARED_VIDEOS, full_decode, numbered_frame, read_number,
 from video_table import FPS, KINDS, UNEVEN, make
 
 from videogn.data.decode import VideoReader, probe, read_frames
-from videogn.data.decode_index import FrameIndex, decode_runs
-from videogn.data.decode_pyav import PyAVDecoder
-from videogn.data.decode_rgb import RGBConverter
+from videogn.data.decode.index import FrameIndex, decode_runs
+from videogn.data.decode.pyav import PyAVDecoder
+from videogn.data.decode.rgb import RGBConverter
 from videogn.errors import VideoError
 
 FRAMES = 40
@@ -132,7 +132,7 @@ def test_frames_are_converted_only_if_returned(folder, monkeypatch):
         converted.append(frame.pts)
         return convert(self, frame, view, filters)
 
-    monkeypatch.setattr("videogn.data.decode_rgb.RGBConverter.__call__", counting)
+    monkeypatch.setattr("videogn.data.decode.rgb.RGBConverter.__call__", counting)
     read_frames(path, [30, 5, 5, 30, 8])
     assert len(converted) == 3
 

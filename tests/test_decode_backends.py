@@ -12,7 +12,7 @@ import pytest
 from video_files import SHARED_VIDEOS, has_encoder, set_display_matrix, write_video
 from video_table import KINDS, make
 
-from videogn.data.decode_other import nal_types
+from videogn.data.decode.other import nal_types
 
 CHILD = """
 import json, sys

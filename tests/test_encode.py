@@ -12,8 +12,8 @@ from video_files import SHARED_VIDEOS, cut_by_edit_list, numbered_frame, read_nu
 
 from videogn.data import encode as module
 from videogn.data.decode import VideoReader
-from videogn.data.decode_open import Limits
-from videogn.data.decode_pyav import PyAVDecoder
+from videogn.data.decode.opening import Limits
+from videogn.data.decode.pyav import PyAVDecoder
 from videogn.data.encode import Encoding, encode, encoded_size
 from videogn.errors import UsageError, VideoError
 

@@ -18,8 +18,7 @@ import pytest
 from traps import Trap, Watch, set_trap
 from video_files import read_number, write_video
 
-from videogn.data import decode_open
-from videogn.data.decode import BACKENDS, probe, read_frames
+from videogn.data.decode import BACKENDS, opening, probe, read_frames
 from videogn.errors import VideoError
 
 needs_inotify = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -42,7 +41,7 @@ def backend(request, monkeypatch) -> str:
 def first_bytes(request, monkeypatch) -> bool:
     """Both lines of defence, and FFmpeg's restrictions alone."""
     if request.param == "first bytes not looked at":
-        monkeypatch.setattr(decode_open, "check_file", lambda path: None)
+        monkeypatch.setattr(opening, "check_file", lambda path: None)
     return request.param == "first bytes looked at"
 
 

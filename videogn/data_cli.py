@@ -80,7 +80,7 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 
 
 def _limits(options: argparse.Namespace) -> Any:
-    from videogn.data.decode_open import Limits
+    from videogn.data.decode.opening import Limits
     from videogn.errors import UsageError
 
     given = {name: getattr(options, name) for name in ("max_pixels", "max_frames")}

@@ -12,7 +12,7 @@ from typing import Any
 
 from videogn.data.classes import ClassList, read_class_names
 from videogn.data.decode import VideoInfo, VideoReader
-from videogn.data.decode_open import DEFAULT_LIMITS, Limits
+from videogn.data.decode.opening import DEFAULT_LIMITS, Limits
 from videogn.data.guard import Beat
 from videogn.data.index import VideoIndex, listed_class_names, read_index
 from videogn.data.jobs import available_cores, check_times, map_files, reason_for, with_deadline

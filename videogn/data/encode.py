@@ -16,9 +16,9 @@ from av.filter import Graph
 from av.video.frame import PictureType
 
 from videogn.data.decode import VideoInfo, VideoReader
-from videogn.data.decode_open import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, reason_of
-from videogn.data.decode_pyav import PyAVDecoder
-from videogn.data.decode_rgb import displayed_size, orientation
+from videogn.data.decode.opening import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, reason_of
+from videogn.data.decode.pyav import PyAVDecoder
+from videogn.data.decode.rgb import displayed_size, orientation
 from videogn.data.files import cannot_write
 from videogn.errors import UsageError, VideoError
 

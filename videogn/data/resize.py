@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from videogn.data.check import columns
-from videogn.data.decode_open import DEFAULT_LIMITS, Limits
+from videogn.data.decode.opening import DEFAULT_LIMITS, Limits
 from videogn.data.encode import Encoding, encode
 from videogn.data.files import cannot_write, write_atomically
 from videogn.data.guard import Beat

@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from videogn.data.decode_open import is_mp4_or_matroska, reason_of
-from videogn.data.decode_rgb import only_turned
+from videogn.data.decode.opening import is_mp4_or_matroska, reason_of
+from videogn.data.decode.rgb import only_turned
 from videogn.errors import UsageError
 
 if TYPE_CHECKING:
-    from videogn.data.decode_pyav import PyAVDecoder
+    from videogn.data.decode.pyav import PyAVDecoder
 
 Read = Callable[[np.ndarray], torch.Tensor]
 

@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from videogn.data.decode_open import DEFAULT_LIMITS, Limits, reason_of
-from videogn.data.decode_other import Read, open_other, require
-from videogn.data.decode_pyav import PyAVDecoder
-from videogn.data.decode_rgb import display_rotation, displayed_size
+from videogn.data.decode.opening import DEFAULT_LIMITS, Limits, reason_of
+from videogn.data.decode.other import Read, open_other, require
+from videogn.data.decode.pyav import PyAVDecoder
+from videogn.data.decode.rgb import display_rotation, displayed_size
 from videogn.data.view import ChooseView, apply_view, whole
 from videogn.errors import UsageError
 
@@ -63,7 +63,7 @@ class VideoReader:
     """Frames of one open file, by number. A context manager; it belongs to the process and thread that opened it.
 
     ``backend="pyav"`` reads every file exactly. ``"decord"`` and ``"torchcodec"`` read the files that they are known to
-    read exactly, with equal bytes (the table in :mod:`videogn.data.decode_other`), and leave the others to PyAV; then
+    read exactly, with equal bytes (the table in :mod:`videogn.data.decode.other`), and leave the others to PyAV; then
     :attr:`fallback` says why. decord can deadlock inside native code (its issues 154, 269 and 373), which nothing in
     this process can interrupt.
 

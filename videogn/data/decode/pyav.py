@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from videogn.data.decode_index import (
+from videogn.data.decode.index import (
     MISSING,
     FrameIndex,
     decode_runs,
@@ -19,8 +19,8 @@ from videogn.data.decode_index import (
     index_packets,
     read_packets,
 )
-from videogn.data.decode_open import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, open_video, reason_of
-from videogn.data.decode_rgb import displayed_size, orientation, thread_converter
+from videogn.data.decode.opening import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, open_video, reason_of
+from videogn.data.decode.rgb import displayed_size, orientation, thread_converter
 from videogn.data.view import ChooseView, ViewWriter, whole
 from videogn.errors import VideoError
 
@@ -49,7 +49,7 @@ class PyAVDecoder:
         pix_fmt: FFmpeg's name of the stored pixels' format, such as ``yuv420p``.
 
     Raises:
-        VideoError: see :func:`~videogn.data.decode_open.open_video`; also, from the reading methods, damaged frames.
+        VideoError: see :func:`~videogn.data.decode.opening.open_video`; also, from the reading methods, damaged frames.
     """
 
     def __init__(

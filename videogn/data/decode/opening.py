@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from videogn.data.decode_headers import EBML, MP4_FIRST_BOXES, complaint
+from videogn.data.decode.headers import EBML, MP4_FIRST_BOXES, complaint
 from videogn.errors import VideoError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videogn.data.decode_open import FFMPEG_ERRORS, Limits, reason_of
+from videogn.data.decode.opening import FFMPEG_ERRORS, Limits, reason_of
 from videogn.errors import VideoError
 
 if TYPE_CHECKING:
