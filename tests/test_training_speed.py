@@ -61,3 +61,9 @@ def test_compiling_is_refused_where_it_does_not_help(tiny_config, checkpoint, tm
     assert "memory='low'" in capsys.readouterr().err
     # A configuration made for training on a GPU evaluates on a CPU.
     assert run("validate", tiny_config, tmp_path, "--model.compile", "true", "--ckpt_path", str(checkpoint)) == 0
+
+
+def test_the_compiler_gets_every_activation_on_every_device():
+    """Checkpoint regions, which standard means on CUDA, cannot be compiled."""
+    network = videogn.VideoClassifier(num_classes=2, width=8, norm="ln", compile=True).network
+    assert {block.memory for block in network.modules() if hasattr(block, "memory")} == {"keep"}
