@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from videogn.memory import (
     saved_line,
 )
 from videogn.optim import make_optimizer
-from videogn.training_cli import VideoCLI
+from videogn.training_cli import VideoCLI, hide_remarks
 
 _DESCRIPTION = """\
 Counts parameters, multiply-adds and the memory of a training step for a configuration of `videogn fit`: the most that
@@ -78,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         memory = None if options.memory is None else parse_memory(options.memory)
     except ValueError as error:
         raise UsageError(f"--memory: {error}") from error
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    hide_remarks()
     # The folder is never looked at; a later --data.root or one in a file takes its place.
     cli = _PlanCLI(["fit", "--data.root", ".", *rest])
     try:

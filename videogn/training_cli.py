@@ -138,8 +138,13 @@ class VideoCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
 
-def run(args: Sequence[str] | None) -> None:
-    """Parse and run a training command; ``args`` None takes ``sys.argv``, which DDP's launcher starts again."""
+def hide_remarks() -> None:
+    """No warnings of what these commands do on purpose."""
     for text in _NOISE:
         warnings.filterwarnings("ignore", message=text)
+
+
+def run(args: Sequence[str] | None) -> None:
+    """Parse and run a training command; ``args`` None takes ``sys.argv``, which DDP's launcher starts again."""
+    hide_remarks()
     VideoCLI(args)
