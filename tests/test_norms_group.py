@@ -12,11 +12,13 @@ from videogn.norms import (
     WSConv1d,
     WSConv2d,
     WSConv3d,
+    group_cpu,
     group_norm,
     make_norm,
     standardize_conv,
     standardize_weight,
 )
+from videogn.norms import group as group_module
 
 
 @pytest.mark.parametrize("shape", [(2, 12, 7), (2, 12, 4, 3), (2, 12, 2, 4, 3)], ids=["3d", "4d", "5d"])
@@ -50,8 +52,46 @@ def test_cuda_autocast_keeps_bfloat16(memory_format):
     assert y.dtype == torch.bfloat16
     assert y.device.type == "cuda"
     assert y.stride() == x.stride()
-    # The input, weight, bias, and two float32 numbers per group and sample: no second copy of the input.
-    assert sum(t.nbytes for t in saved) == x.nbytes + 2 * 64 * 4 + 2 * 2 * 8 * 4
+    # The input, the weight, and two float32 numbers per group and sample: no second copy of the input.
+    assert sum(t.nbytes for t in saved) == x.nbytes + 64 * 4 + 2 * 2 * 8 * 4
+
+
+@pytest.mark.parametrize("path", ["kernels", "in one", "sample by sample", "two samples at once"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [1, 4, 16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_every_path_against_float64(monkeypatch, path, dtype, groups, channels_last):
+    monkeypatch.setattr(group_cpu, "takes", lambda x: path == "kernels")
+    at_once = {"sample by sample": 1, "two samples at once": 2}.get(path, 3)
+    monkeypatch.setattr(group_module, "_VALUES_AT_ONCE", at_once * 16 * 3 * 6 * 5)
+    torch.manual_seed(0)
+    x = (torch.randn(3, 16, 3, 6, 5) * 2 + 5).to(dtype)
+    x = x.to(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format).requires_grad_()
+    layer = nn.GroupNorm(groups, 16).double()
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    exact = x.detach().double().contiguous().requires_grad_()  # torch's channels-last kernel loses digits
+    grad = torch.randn(x.shape).to(dtype)
+    expected = [layer(exact)]
+    expected += torch.autograd.grad(expected[0], [exact, layer.weight, layer.bias], grad.double())
+    of_parameters = torch.float32 if dtype == torch.bfloat16 else dtype
+    weight, bias = (p.detach().to(of_parameters).requires_grad_() for p in layer.parameters())
+    got = [group_norm(x, groups, weight, bias, 1e-5)]
+    assert got[0].stride() == x.stride()
+    assert got[0].dtype == dtype
+    got += torch.autograd.grad(got[0], [x, weight, bias], grad)
+    # Output and input gradient are rounded to dtype (the kernels round its two terms as well); parameters' gradients
+    # are sums in float32 or better.
+    digits = [4 * torch.finfo(dtype).eps] * 2 + [64 * min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)] * 2
+    for one, other, relative in zip(got, expected, digits, strict=True):
+        assert (one.double() - other).abs().max() <= relative * other.abs().max()
+
+
+def test_the_layer_norm_of_channels_last():
+    # One group: its statistics are one value, expanded over the channels, which a kernel must not read as a row.
+    x = torch.randn(4, 8, 2, 4, 3).to(memory_format=torch.channels_last_3d)
+    expected = torch.nn.functional.group_norm(x.double(), 1).float()
+    torch.testing.assert_close(make_norm("ln")(8)(x), expected)
 
 
 def test_group_layouts():

@@ -65,41 +65,82 @@ def _normalise(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Keeps x in its own dtype; plain autograd would keep the centred values in float32 as well."""
+    """Keeps x in its own dtype; plain autograd would keep the centred values in float32 as well.
+
+    A large batch is taken a few samples at a time, so that what is in float32 on the way stays small.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        out, mean, rstd = _normalise(x, num_groups, weight, bias, eps)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        parts = x.split(_samples_at_once(x))
+        if len(parts) == 1:
+            out, mean, rstd = _normalise(x, num_groups, weight, bias, eps)
+        else:
+            out = torch.empty_like(x)
+            statistics = []
+            for part, of_part in zip(parts, out.split(parts[0].shape[0]), strict=True):
+                normalised, *of_groups = _normalise(part, num_groups, weight, bias, eps)
+                of_part.copy_(normalised)
+                statistics.append(of_groups)
+                del normalised  # before the next one is there
+            mean, rstd = (torch.cat(each) for each in zip(*statistics, strict=True))
+        ctx.save_for_backward(x, weight, mean, rstd)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # With x̂ the normalised input, g = grad · weight and means over the values of a group:
-        #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        samples, channels = x.shape[:2]
-        groups = mean.shape[1]
-        shape = (samples, groups, channels // groups)
-        spatial = list(range(2, x.dim()))
-        values = shape[2] * math.prod(x.shape[2:])
+        x, weight, mean, rstd = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0]
+        step = _samples_at_once(x)
+        if x.shape[0] <= step:
+            grad_x, grad_weight, grad_bias = _gradients(grad, x, weight, mean, rstd, wanted)
+        else:
+            grad_x = torch.empty_like(x) if wanted else None
+            sums = []
+            for n in range(0, x.shape[0], step):
+                part = slice(n, n + step)
+                of_part, *of_affine = _gradients(grad[part], x[part], weight, mean[part], rstd[part], wanted)
+                if grad_x is not None and of_part is not None:
+                    grad_x[part] = of_part
+                sums.append(of_affine)
+                del of_part
+            grad_weight, grad_bias = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        return grad_x, None, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
 
-        centred = at_least_float32(x) - _per_channel(mean, x)
-        wide = at_least_float32(grad)
-        product = centred * wide
-        sum_grad = wide.sum(spatial).view(shape)
-        sum_grad_hat = product.sum(spatial).view(shape) * rstd
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            gamma = weight.to(centred.dtype).view(1, *shape[1:])
-            mean_g = _per_channel((sum_grad * gamma).sum(2, keepdim=True) / values * rstd, x)
-            mean_g_hat = _per_channel((sum_grad_hat * gamma).sum(2, keepdim=True) / values * rstd.square(), x)
-            scale = _per_channel((rstd * gamma).view(samples, channels, 1), x)
-            grad_x = torch.addcmul(-mean_g, centred, -mean_g_hat, out=product).addcmul_(wide, scale).to(x.dtype)
-        grad_weight = sum_grad_hat.sum(0).view(channels).to(weight.dtype)
-        grad_bias = sum_grad.sum(0).view(channels).to(bias.dtype)
-        return grad_x, None, grad_weight, grad_bias, None
+
+_VALUES_AT_ONCE = 1 << 25  # 128 MB of float32
+
+
+def _samples_at_once(x: Tensor) -> int:
+    return max(1, _VALUES_AT_ONCE // max(1, x.numel() // max(1, x.shape[0])))
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, wanted: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of x (None if not wanted), weight and bias; the last two in float32 or better."""
+    # With x̂ the normalised input, g = grad · weight and means over the values of a group:
+    #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
+    samples, channels = x.shape[:2]
+    groups = mean.shape[1]
+    shape = (samples, groups, channels // groups)
+    spatial = list(range(2, x.dim()))
+    values = shape[2] * math.prod(x.shape[2:])
+
+    centred = at_least_float32(x) - _per_channel(mean, x)
+    wide = at_least_float32(grad)
+    product = centred * wide
+    sum_grad = wide.sum(spatial).view(shape)
+    sum_grad_hat = product.sum(spatial).view(shape) * rstd
+    grad_x = None
+    if wanted:
+        gamma = weight.to(centred.dtype).view(1, *shape[1:])
+        mean_g = _per_channel((sum_grad * gamma).sum(2, keepdim=True) / values * rstd, x)
+        mean_g_hat = _per_channel((sum_grad_hat * gamma).sum(2, keepdim=True) / values * rstd.square(), x)
+        scale = _per_channel((rstd * gamma).view(samples, channels, 1), x)
+        grad_x = torch.addcmul(-mean_g, centred, -mean_g_hat, out=product).addcmul_(wide, scale).to(x.dtype)
+    return grad_x, sum_grad_hat.sum(0).view(channels), sum_grad.sum(0).view(channels)
 
 
 class GroupNorm(nn.GroupNorm):
