@@ -157,8 +157,9 @@ class Guard:
         self.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self._end()
+        if contextlib is not None:  # at the interpreter's end modules are gone before the last objects
+            with contextlib.suppress(Exception):
+                self._end()
 
     @property
     def connection(self) -> Connection:

@@ -1,9 +1,9 @@
-"""Group norm on the CPU, out of torch's batch norm kernels.
+"""Group norm on the CPU out of torch's kernels, at their speed and without their traps.
 
-They are fast in every dtype and memory format, and take each channel for itself. A group norm of one sample is such a
-norm whose mean, variance and affine parameters are those of the channel's group. torch's own group norm is not used:
-its channels-last kernel takes the variance as E[x²] - E[x]², which is 0 where the mean is large, and its backward pass
-takes up to 40 times as long with few channels per group.
+torch's group norm kernel takes the variance of channels-last inputs as E[x²] - E[x]², which loses digits where the mean
+is large; and its backward pass takes up to 40 times as long with few channels per group. The batch norm kernels have
+neither fault, are as fast, and take each channel for itself: a group norm of one sample is such a norm whose mean,
+variance and affine parameters are those of the channel's group.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .common import at_least_float32
@@ -19,9 +19,15 @@ from .common import at_least_float32
 _aten = torch.ops.aten
 
 
+# Largest (mean / standard deviation)² of a group with which E[x²] - E[x]² is used: it costs the variance that factor in
+# rounding errors.
+_HARMLESS = 4.0
+
+
 def takes(x: Tensor) -> bool:
     """Whether :class:`GroupNormCPU` is for ``x``: on the CPU, and dense in a memory format that the kernels know."""
-    return x.device.type == "cpu" and x.is_contiguous(memory_format=_memory_format(x))
+    plain = type(x) in (Tensor, nn.Parameter)  # a fake tensor has no values to look at
+    return plain and x.device.type == "cpu" and x.is_contiguous(memory_format=_memory_format(x))
 
 
 class GroupNormCPU(torch.autograd.Function):
@@ -29,32 +35,42 @@ class GroupNormCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        mean, var = _moments(x, num_groups)
-        ctx.save_for_backward(x, weight, mean, var)
-        ctx.num_groups, ctx.eps = num_groups, eps
-        return _affine(x, mean, var, weight, bias, eps)
+        samples, channels = x.shape[:2]
+        wide = at_least_float32(x.new_empty(0)).dtype
+        weight_, bias_ = weight.to(wide), bias.to(wide)
+        space = x.numel() // (samples * channels)
+        out, mean, rstd = _aten.native_group_norm(x, weight_, bias_, samples, channels, space, num_groups, eps)
+        if not bool((mean * rstd).square_().max() <= _HARMLESS):  # also where a value is not finite
+            means, variances = _moments(x, num_groups)
+            out = _affine(x, means, variances, weight_, bias_, eps)
+            per_group = channels // num_groups
+            mean, rstd = means[:, ::per_group], (variances[:, ::per_group] + eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # With x̂ the normalised input, g = grad · weight and means over the values of a group:
         #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
-        x, weight, mean, var = ctx.saved_tensors
+        x, weight, group_mean, group_rstd = ctx.saved_tensors
+        num_groups = group_mean.shape[1]
+        mean, rstd = (_per_channel(each, x.shape[1]) for each in (group_mean, group_rstd))
+        var = rstd.square().reciprocal_()  # with eps in it
         grad = grad.to(x.dtype).contiguous(memory_format=_memory_format(x))
-        grad_weight, grad_bias = _sums(grad, x, mean, var, ctx.eps)
+        grad_weight, grad_bias = _sums(grad, x, mean, var)
         grad_x = None
         if ctx.needs_input_grad[0]:
             gamma = weight.to(mean.dtype)
-            values = x[0].numel() // ctx.num_groups
-            rstd = (var + ctx.eps).rsqrt()
-            of_hat = _spread(grad_weight * gamma, ctx.num_groups, -1 / values) * rstd
-            constant = _spread(grad_bias * gamma, ctx.num_groups, -1 / values) * rstd
-            grad_x = _affine(x, mean, var, of_hat, constant, ctx.eps)
+            values = x.numel() // group_mean.numel()
+            of_hat = _spread(grad_weight * gamma, num_groups, -1 / values) * rstd
+            constant = _spread(grad_bias * gamma, num_groups, -1 / values) * rstd
+            grad_x = _affine(x, mean, var, of_hat, constant, 0.0)
             if x.dtype is mean.dtype:
                 grad_x.addcmul_(grad, (rstd * gamma).view(*mean.shape, *[1] * (x.dim() - 2)))
             else:  # torch would round the factor to the low precision; the kernel does not
                 zero = torch.zeros_like(mean)
-                grad_x.add_(_affine(grad, zero, var, gamma, zero, ctx.eps))
+                grad_x.add_(_affine(grad, zero, var, gamma, zero, 0.0))
         return grad_x, None, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype), None
 
 
@@ -83,8 +99,13 @@ def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 def _spread(values: Tensor, num_groups: int, factor: float) -> Tensor:
     """Sum over the channels of a group times ``factor``, for each of its channels: (N, C) to (N, C), contiguous."""
     samples, channels = values.shape
-    sums = values.view(samples, num_groups, -1).sum(2, keepdim=True).mul_(factor)
-    return sums.expand(-1, -1, channels // num_groups).reshape(samples, channels).contiguous()
+    return _per_channel(values.view(samples, num_groups, -1).sum(2).mul_(factor), channels)
+
+
+def _per_channel(values: Tensor, channels: int) -> Tensor:
+    """(N, G) to (N, C), contiguous: the kernels read a row without looking at its strides."""
+    samples, groups = values.shape
+    return values[:, :, None].expand(-1, -1, channels // groups).reshape(samples, channels).contiguous()
 
 
 def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -104,10 +125,10 @@ def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, 
     return out
 
 
-def _sums(grad: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _sums(grad: Tensor, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """``Σ grad · x̂`` and ``Σ grad`` over space: two (N, C), in float32 or better."""
     parts = [
-        _aten.native_batch_norm_backward(g, sample, None, m, v, None, None, False, eps, [False, True, True])[1:]
+        _aten.native_batch_norm_backward(g, sample, None, m, v, None, None, False, 0.0, [False, True, True])[1:]
         for g, sample, m, v in zip(grad.split(1), x.split(1), mean.unbind(0), var.unbind(0), strict=True)
     ]
     hat, plain = (torch.stack(each) if len(each) > 1 else each[0][None] for each in zip(*parts, strict=True))
