@@ -60,12 +60,13 @@ def test_cuda_autocast_keeps_bfloat16(memory_format):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("groups", [1, 4, 16])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_every_path_against_float64(monkeypatch, path, dtype, groups, channels_last):
+@pytest.mark.parametrize("mean", [2, 20])
+def test_every_path_against_float64(monkeypatch, path, dtype, groups, channels_last, mean):
     monkeypatch.setattr(group_cpu, "takes", lambda x: path == "kernels")
     at_once = {"sample by sample": 1, "two samples at once": 2}.get(path, 3)
     monkeypatch.setattr(group_module, "_VALUES_AT_ONCE", at_once * 16 * 3 * 6 * 5)
     torch.manual_seed(0)
-    x = (torch.randn(3, 16, 3, 6, 5) * 2 + 5).to(dtype)
+    x = (torch.randn(3, 16, 3, 6, 5) * 2 + mean).to(dtype)
     x = x.to(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format).requires_grad_()
     layer = nn.GroupNorm(groups, 16).double()
     nn.init.normal_(layer.weight)

@@ -21,7 +21,7 @@ _aten = torch.ops.aten
 
 # Largest (mean / standard deviation)² of a group with which E[x²] - E[x]² is used: it costs the variance that factor in
 # rounding errors.
-_HARMLESS = 4.0
+_HARMLESS = 16.0
 
 
 def takes(x: Tensor) -> bool:
@@ -40,7 +40,8 @@ class GroupNormCPU(torch.autograd.Function):
         weight_, bias_ = weight.to(wide), bias.to(wide)
         space = x.numel() // (samples * channels)
         out, mean, rstd = _aten.native_group_norm(x, weight_, bias_, samples, channels, space, num_groups, eps)
-        if not bool((mean * rstd).square_().max() <= _HARMLESS):  # also where a value is not finite
+        # Float64 is asked for by those who want all digits. The comparison is false where a value is not finite, too.
+        if x.dtype == torch.float64 or not bool((mean * rstd).square_().max() <= _HARMLESS):
             means, variances = _moments(x, num_groups)
             out = _affine(x, means, variances, weight_, bias_, eps)
             per_group = channels // num_groups
