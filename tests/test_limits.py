@@ -29,7 +29,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 @pytest.mark.parametrize("name", ["bomb.mp4", "bomb.mkv", "bomb.ts", "bomb.webm"])
 def test_large_frames_are_refused_before_they_are_decoded(tmp_path, name):
     path = tmp_path / name
-    width, height = 8192, 4096
+    width, height = (4096, 4096) if name.endswith("webm") else (8192, 4096)  # VP9 is slow to write
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx-vp9" if name.endswith("webm") else "libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -42,7 +42,7 @@ def test_large_frames_are_refused_before_they_are_decoded(tmp_path, name):
     done = subprocess.run([sys.executable, "-c", CHILD, path, "1000000"], capture_output=True, text=True, timeout=60)
     reason, megabytes = done.stdout.splitlines()
     assert "more than the 1,000,000 of max_pixels" in reason
-    assert float(megabytes) < 40  # one frame of its pixels takes 50
+    assert float(megabytes) < 0.85 * 1.5 * width * height / 2**20  # one frame of its pixels takes more
 
 
 @pytest.mark.parametrize(
