@@ -24,7 +24,7 @@ ALLOWED = {
     "checkpoint": {"errors", "spec"},
     "data": {"errors", "spec"},
     "module": {"blocks", "checkpoint", "data.transforms", "errors", "evaluation", "i3d", "optim", "run_setup", "spec"},
-    "callbacks": {"cost", "data.loader", "memory", "norms", "optim"},
+    "callbacks": {"cost", "data.jobs", "data.loader", "memory", "norms", "optim"},
     "inference": {"checkpoint", "data.decode", "data.sampling", "data.transforms", "errors", "fold", "i3d", "module"},
     "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module"},
     "cli": {"data_cli", "errors", "inference", "plan", "training_cli"},

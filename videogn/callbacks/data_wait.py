@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from videogn.data.loader import TimedLoader, available_cores
+from videogn.data.jobs import available_cores
+from videogn.data.loader import TimedLoader
 
 LIMIT = 0.1
 _WINDOW = 100  # steps after which the share is judged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -93,8 +92,3 @@ def guarded(data: TrainClips | EvalVideos, timeout: float | None, workers: int) 
 def start_worker(worker: int) -> None:
     """Set-up of a loader's worker: one thread each, because the workers share the cores among them."""
     torch.set_num_threads(1)
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use, which a container or a scheduler can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

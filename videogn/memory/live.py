@@ -15,18 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def _batch_norm_into(*args: Any, out: Tensor, save_mean: Tensor, save_invstd: Tensor) -> tuple[Tensor, ...]:
-    return out, save_mean, save_invstd
-
-
-# Kernels that torch has no fakes of (a fall-back to the real ones is not allowed: it would take the memory that is
-# counted here), or slow ones, and what they allocate.
-_FAKES: dict[Any, Any] = {
-    torch.ops.aten.batch_norm_update_stats.default: lambda x, mean, var, _: (mean.clone(), var.clone()),
-    torch.ops.aten.native_batch_norm.out: _batch_norm_into,
-}
-
-
 class LiveStorages(TorchDispatchMode):
     """Counts the bytes of every storage that an operation creates on a device, until nothing refers to it any more.
 
@@ -48,7 +36,7 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.name().startswith("aten::_fused_"):
             return None  # optimisers that write in place
-        out = _FAKES.get(func, func)(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, list | tuple) else (out,):
             if isinstance(value, Tensor) and value.device.type == self.device:
                 self._add(value.untyped_storage())
