@@ -208,13 +208,14 @@ def main(name: str, core: int) -> None:
     try:
         import torch
 
-        import videogn.data.decode
-        import videogn.data.transforms  # noqa: F401
-
         torch.set_num_threads(1)
-        if name in ("decord", "torchcodec", "pytorchvideo"):
-            module = {"torchcodec": "torchcodec.decoders", "pytorchvideo": "pytorchvideo.data.encoded_video"}
-            importlib.import_module(module.get(name, name))
+        own = {
+            "torchcodec": "torchcodec.decoders",
+            "pytorchvideo": "pytorchvideo.data.encoded_video",
+            "decord": "decord",
+        }
+        for module in ("videogn.data.decode", "videogn.data.transforms", own.get(name, "videogn")):
+            importlib.import_module(module)
         if name == "pytorchvideo":
             _pytorchvideo_transform(32, True)
     except Exception as error:

@@ -18,14 +18,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
+from measured import write_result
 
-from fuzzing import MUTATIONS, Job, Outcome, jobs, read_damaged, write_seeds  # noqa: E402
-from measured import write_result  # noqa: E402
+from videogn.data.decode import BACKENDS, check_backend
+from videogn.data.guard import guarded_map
 
-from videogn.data.decode import BACKENDS, check_backend  # noqa: E402
-from videogn.data.guard import guarded_map  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from fuzzing import MUTATIONS, Job, Outcome, jobs, read_damaged, write_seeds
 
 MIB = 1 << 20
 KINDS = ("frames", "error", "guard", "finding")

@@ -19,16 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
+import numpy as np
+import torch
+from measured import write_result
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from fuzzing import write_seeds  # noqa: E402
-from measured import write_result  # noqa: E402
+from videogn.data.decode import BACKENDS, VideoReader, check_backend
+from videogn.data.guard import Guard
 
-from videogn.data.decode import BACKENDS, VideoReader, check_backend  # noqa: E402
-from videogn.data.guard import Guard  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from fuzzing import write_seeds
 
 CLIP = 8
 GROWTH = 0.01

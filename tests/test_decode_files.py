@@ -164,3 +164,13 @@ except VideoError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["counted.avi", "sought.mp4"])
+def test_a_check_decodes_every_frame_once(tmp_path, name):
+    path = write_video(tmp_path / name, 20, codec="mpeg4" if name.endswith("avi") else "libx264")
+    steps = []
+    with VideoReader(path, progress=lambda: steps.append(1)) as reader:
+        assert bool(reader.counted) == (name == "counted.avi")
+        reader.check()
+    assert len(steps) <= 2 * 20 + 4  # packets are read once and decoded once; the last ones are empty

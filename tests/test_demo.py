@@ -7,6 +7,8 @@ import av
 import numpy as np
 import pytest
 
+from videogn.cli import main
+from videogn.data.decode import VideoReader
 from videogn.data.demo import MARKER, MOTIONS, DemoSpec, generate_demo, render_motion
 from videogn.errors import UsageError
 
@@ -159,3 +161,11 @@ def test_the_motion_is_what_the_name_says(monkeypatch):
     assert mass["shrink"][2] < 0 < mass["grow"][2]
     assert mass["counter-clockwise"][3] < -0.1 < 0.1 < mass["clockwise"][3]
     assert max(abs(mass[m][1]) for m in ("left", "right")) < 0.5 > max(abs(mass[m][0]) for m in ("up", "down"))
+
+
+def test_demo_shows_progress(tmp_path, capsys):
+    options = ["--train-per-class", "1", "--val-per-class", "1"]
+    assert main(["data", "demo", str(tmp_path / "demo"), *options]) == 0
+    assert "writing demo videos: 16 of 16" in capsys.readouterr().err
+    with VideoReader(tmp_path / "demo/train/grow/0000.mp4") as reader:
+        assert np.isclose(reader.info.fps, 12)

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from test_index import read, records
 from video_files import read_number, write_video
@@ -316,11 +315,3 @@ def test_wrong_usage(root, tmp_path, capsys):
     assert main(["data", "resize", str(tmp_path / "nothing"), target]) == 2
     assert "expected videos (.mp4" in capsys.readouterr().err
     assert not Path(target).exists()
-
-
-def test_demo_shows_progress(tmp_path, capsys):
-    options = ["--train-per-class", "1", "--val-per-class", "1"]
-    assert main(["data", "demo", str(tmp_path / "demo"), *options]) == 0
-    assert "writing demo videos: 16 of 16" in capsys.readouterr().err
-    with VideoReader(tmp_path / "demo/train/grow/0000.mp4") as reader:
-        assert np.isclose(reader.info.fps, 12)

@@ -31,8 +31,8 @@ def _add_check(data: Any) -> None:
         help="decode every video once; what is missing or bad",
         description="Decodes every video that the splits list (all videos below ROOT where there are no splits) in "
         "child processes, and writes a manifest: status, reason, frames, fps, size and duration of each file. Training "
-        "reads it, leaves bad files out and need not probe the others. Can be interrupted: the same command goes on, "
-        "and decodes only files that are new or changed.",
+        "reads it, leaves bad files out and need not decode a file to count its frames. Can be interrupted: the same "
+        "command goes on, and decodes only files that are new or changed.",
         epilog="Exit code: 0 all files are good, 1 some are missing or bad, 2 wrong usage, 130 interrupted.",
     )
     check.add_argument("root", metavar="ROOT", help="folder of the data set")

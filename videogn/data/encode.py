@@ -18,7 +18,7 @@ from av.video.frame import PictureType
 from videogn.data.decode import VideoInfo, VideoReader
 from videogn.data.decode.opening import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, reason_of
 from videogn.data.decode.pyav import PyAVDecoder
-from videogn.data.decode.rgb import displayed_size, orientation
+from videogn.data.decode.rgb import Filters, build_graph, displayed_size, orientation
 from videogn.data.files import cannot_write
 from videogn.errors import UsageError, VideoError
 
@@ -175,6 +175,7 @@ class _Scaler:
         self.path = path
         self.height, self.width = size
         self._shape: tuple[int, int] | None = None
+        self._turn: Filters | None = None
         self._key: tuple[Any, ...] = ()
         self._graph: Graph | None = None
 
@@ -184,32 +185,15 @@ class _Scaler:
             self._shape = shape
         if shape != self._shape:
             raise VideoError(self.path, f"the frame size changes from {self._shape[::-1]} to {shape[::-1]}")
-        turn = orientation(frame)
-        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, *turn)
+        if self._turn is None:
+            self._turn = orientation(frame)
+        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
         if self._graph is None or key != self._key:
-            self._graph, self._key = self._build(frame, turn), key
+            size = f"{self.width}:{self.height}:flags=bicubic:out_range=limited"
+            chain = (*self._turn, ("scale", size), ("format", "yuv420p"))
+            self._graph, self._key = build_graph(frame, chain), key
         self._graph.vpush(frame)
         return self._graph.vpull()
-
-    def _build(self, frame: VideoFrame, turn: tuple[tuple[str, str], ...]) -> Graph:
-        graph = Graph()
-        graph.threads = 1
-        source = graph.add(
-            "buffer",
-            video_size=f"{frame.width}x{frame.height}",
-            pix_fmt=frame.format.name,
-            time_base="1/1",
-            colorspace=str(int(frame.colorspace)),
-            range=str(int(frame.color_range)),
-        )
-        chain = [source, *(graph.add(name, arguments or None) for name, arguments in turn)]
-        chain += [
-            graph.add("scale", f"{self.width}:{self.height}:flags=bicubic:out_range=limited"),
-            graph.add("format", "yuv420p"),
-            graph.add("buffersink"),
-        ]
-        graph.link_nodes(*chain).configure()
-        return graph
 
 
 def _flush(path: str) -> None:

@@ -71,6 +71,7 @@ class PyAVDecoder:
             self._packets = read_packets(self.container, self.stream, path, limits, progress)
             self.counted = distrust(self.container, self.stream, self._packets)
             self._index: FrameIndex | None = None
+            self._flaw: VideoError | None = None
             self.num_frames = num_frames if num_frames is not None and self.counted else len(self.index)
         except BaseException:
             self.close()
@@ -84,14 +85,22 @@ class PyAVDecoder:
     def index(self) -> FrameIndex:
         """Which packet holds which frame; for a counted file, built by decoding all of it once."""
         if self._index is None:
-            if self.counted is None:
-                self._index = index_packets(self._packets, self.stream)
-            else:
-                pts = [frame.pts for frame in self._decode_all()]
-                if not pts:
-                    raise VideoError(self.path, "no frame can be decoded")
-                self._index = index_counted(pts, self._packets, self.stream)
+            counted = self.counted is not None
+            self._index = self._count() if counted else index_packets(self._packets, self.stream)
         return self._index
+
+    def _count(self) -> FrameIndex:
+        pts: list[int | None] = []
+        size: tuple[int, int] | None = None
+        for i, frame in enumerate(self._decode_all()):
+            pts.append(frame.pts)
+            try:
+                size = self._same_size(i, frame, size)
+            except VideoError as error:  # no matter to those who read frames before
+                self._flaw = self._flaw or error
+        if not pts:
+            raise VideoError(self.path, "no frame can be decoded")
+        return index_counted(pts, self._packets, self.stream)
 
     def read(self, indices: np.ndarray, choose: ChooseView = whole) -> torch.Tensor:
         """Frames by number.
@@ -126,8 +135,11 @@ class PyAVDecoder:
     def check(self) -> None:
         """Decodes every frame and converts none; raises VideoError as :meth:`read` of all frames would."""
         size: tuple[int, int] | None = None
-        for i, frame in self.frames():
-            size = self._same_size(i, frame, size)
+        if self.counted is None or self._index is None:  # else all frames were decoded when they were counted
+            for i, frame in self.frames():
+                size = self._same_size(i, frame, size)
+        elif self._flaw is not None:
+            raise self._flaw
 
     def _read_unique(self, wanted: np.ndarray, choose: ChooseView) -> torch.Tensor:
         out: ViewWriter | None = None

@@ -49,7 +49,9 @@ class RGBConverter:
             box = aligned_box(frame, view)
             self._top, self._left = (view.top - box[0], view.left - box[1]) if box else (view.top, view.left)
             crop = (("crop", "{3}:{2}:{1}:{0}".format(*box)),) if box else ()
-            self._graph, self._key = _graph(frame, (*filters, *crop)), key
+            # FFmpeg would insert the scaler by itself; named, its flags are the command's default in every version.
+            chain = (*filters, *crop, ("scale", "flags=bicubic"), ("format", "rgb24"))
+            self._graph, self._key = build_graph(frame, chain), key
         try:
             self._graph.vpush(frame)
             rgb = self._graph.vpull()
@@ -125,7 +127,8 @@ def orientation(frame: VideoFrame) -> Filters:
     return tuple((name, "") for name, wanted in flips if wanted)
 
 
-def _graph(frame: VideoFrame, filters: Filters) -> Graph:
+def build_graph(frame: VideoFrame, filters: Filters) -> Graph:
+    """A chain of filters for frames such as this one, in one thread: ``vpush`` a frame, ``vpull`` the result."""
     graph = Graph()
     graph.threads = 1
     source = graph.add(
@@ -137,9 +140,7 @@ def _graph(frame: VideoFrame, filters: Filters) -> Graph:
         range=str(int(frame.color_range)),
     )
     chain = [source, *(graph.add(name, arguments or None) for name, arguments in filters)]
-    # FFmpeg would insert the scaler by itself; named, its flags are the command's default in every version.
-    chain += [graph.add("scale", "flags=bicubic"), graph.add("format", "rgb24"), graph.add("buffersink")]
-    graph.link_nodes(*chain).configure()
+    graph.link_nodes(*chain, graph.add("buffersink")).configure()
     return graph
 
 
