@@ -39,17 +39,20 @@ class Stem(ResNetBasicStem):
 
     Args:
         width: output channels.
+        frames: T of the convolution's kernel, odd.
         stride: temporal stride of both the convolution and the pool.
         norm: channels -> norm layer.
         conv: the convolution's class.
         memory: see :func:`videogn.i3d_resnet`.
     """
 
-    def __init__(self, width: int, stride: int, *, norm: Norm, conv: Conv, memory: Memory) -> None:
-        # The kernel covers 5 frames; the pool covers 3 frames only where it also strides over them.
+    def __init__(self, width: int, frames: int, stride: int, *, norm: Norm, conv: Conv, memory: Memory) -> None:
+        # The pool covers 3 frames only where it also strides over them.
         pool_frames = 3 if stride == 2 else 1
         nn.Module.__init__(self)
-        self.conv = conv(3, width, (5, 7, 7), stride=(stride, 2, 2), padding=(2, 3, 3), bias=False)
+        self.conv = conv(
+            3, width, (frames, 7, 7), stride=(stride, 2, 2), padding=(frames // 2, 3, 3), bias=False
+        )
         self.norm = norm(width)
         self.activation = nn.ReLU(inplace=True)
         self.pool = MaxPool((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1))

@@ -12,10 +12,10 @@ from videogn.blocks import Conv, Head, MaxPool, Memory, Norm, ResidualBlock, Ste
 from videogn.norms import WSConv3d, make_norm
 
 Depth = Literal[50, 101]
-Variant = Literal["32x2", "8x8"]
+Variant = Literal["32x2", "8x8", "2d"]
 
 _BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-_STEM_STRIDE = {"32x2": 2, "8x8": 1}
+_STEM_STRIDE: dict[Variant, int] = {"32x2": 2, "8x8": 1, "2d": 1}
 _EXPANSION = 4
 
 
@@ -41,10 +41,11 @@ class I3DResNet(nn.Module):
     ) -> None:
         super().__init__()
         stem_stride = _STEM_STRIDE[variant]
-        blocks: list[nn.Module] = [Stem(width, stem_stride, norm=norm, conv=conv, memory=memory)]
+        stem_frames = 1 if variant == "2d" else 5
+        blocks: list[nn.Module] = [Stem(width, stem_frames, stem_stride, norm=norm, conv=conv, memory=memory)]
         dim_in, dim_inner = width, width
         for stage, (num_blocks, kernels) in enumerate(
-            zip(_BLOCKS_PER_STAGE[depth], _temporal_kernels(depth), strict=True)
+            zip(_BLOCKS_PER_STAGE[depth], _temporal_kernels(depth, variant), strict=True)
         ):
             dim_out = dim_inner * _EXPANSION
             res_blocks = []
@@ -64,12 +65,12 @@ class I3DResNet(nn.Module):
                 dim_in = dim_out
             blocks.append(ResStage(nn.ModuleList(res_blocks)))
             if stage == 0:
-                blocks.append(MaxPool((2, 1, 1), stride=(2, 1, 1)))
+                blocks.append(nn.Identity() if variant == "2d" else MaxPool((2, 1, 1), stride=(2, 1, 1)))
             dim_inner *= 2
         blocks.append(Head(dim_in, num_classes, dropout))
         self.blocks = nn.ModuleList(blocks)
         # Frames that the stem's strides leave at least two of, which pool2 needs.
-        self.min_frames = 5 if stem_stride == 2 else 2
+        self.min_frames = {"32x2": 5, "8x8": 2, "2d": 1}[variant]
         _initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +105,8 @@ def i3d_resnet(
         num_classes: size of the logits.
         depth: 50 or 101.
         variant: ``"32x2"`` strides by 2 in time in conv1 and pool1 (the paper's network for 32 and 64 frames);
-            ``"8x8"`` does not (pytorchvideo's and SlowFast's ``I3D_8x8_R50``).
+            ``"8x8"`` does not (pytorchvideo's and SlowFast's ``I3D_8x8_R50``); ``"2d"`` has temporal kernels, strides
+            and pools of 1: torchvision's ResNet for pictures, as clips of one frame, to be inflated into the others.
         norm: a name of ``videogn.NORMS``, or any callable from a number of channels to a layer.
         norm_kwargs: arguments of a named norm, for example ``{"num_groups": 16}``.
         dropout: probability before the classifier.
@@ -152,9 +154,11 @@ def i3d_resnet(
     )
 
 
-def _temporal_kernels(depth: Depth) -> list[list[int]]:
+def _temporal_kernels(depth: Depth, variant: Variant) -> list[list[int]]:
     """T of the first convolution of each block: all of res2; every other one of res3, res4 and, shifted, of res5."""
     n2, n3, n4, n5 = _BLOCKS_PER_STAGE[depth]
+    if variant == "2d":
+        return [[1] * n for n in (n2, n3, n4, n5)]
     every_other = [[3, 1] * (n // 2 + 1) for n in (n3, n4, n5 + 1)]
     return [[3] * n2, every_other[0][:n3], every_other[1][:n4], every_other[2][1 : n5 + 1]]
 

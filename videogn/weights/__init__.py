@@ -1,0 +1,1 @@
+"""Checkpoints from elsewhere into this network, and this network out to others."""
