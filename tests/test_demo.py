@@ -9,7 +9,8 @@ import pytest
 
 from videogn.cli import main
 from videogn.data.decode import VideoReader
-from videogn.data.demo import MARKER, MOTIONS, DemoSpec, generate_demo, render_motion
+from videogn.data.demo import MARKER, DemoSpec, generate_demo
+from videogn.data.motions import MOTIONS, render_motion
 from videogn.errors import UsageError
 
 TINY = DemoSpec(train_per_class=2, val_per_class=1, size=32, frames=6)
@@ -46,6 +47,35 @@ def test_same_seed_same_bytes(tmp_path):
     assert len(set(first.values())) == len(first)
 
 
+def test_pictures_of_the_default_size_have_the_same_bytes_too(tmp_path):
+    """What x264 decides by neighbouring memory differs after a few videos of this size."""
+    spec = DemoSpec(train_per_class=4, val_per_class=1, classes=("clockwise", "left"))
+    runs = [contents(Path(generate_demo(tmp_path / str(i), spec))) for i in range(8)]
+    assert all(run == runs[0] for run in runs)
+
+
+def test_classes(tmp_path):
+    """Some of the classes, in whatever order; their videos are those of the full set."""
+    spec = DemoSpec(2, 1, 32, 6, classes=("up", "grow"))
+    assert spec == DemoSpec(2, 1, 32, 6, classes=("grow", "up"))
+    some = contents(Path(generate_demo(tmp_path / "some", spec)))
+    every = contents(Path(generate_demo(tmp_path / "all", TINY)))
+    assert sorted({name.split("/")[1] for name in some if name.endswith(".mp4")}) == ["grow", "up"]
+    assert {name: data for name, data in every.items() if "/up/" in name or "/grow/" in name} == {
+        name: data for name, data in some.items() if name != MARKER
+    }
+    assert DemoSpec(**json.loads(some[MARKER])["spec"]) == spec
+    assert generate_demo(tmp_path / "some", DemoSpec(2, 1, 32, 6, classes=("grow", "up"))) == str(tmp_path / "some")
+    with pytest.raises(
+        UsageError, match=r"expected the demo data of .*'classes': \['up'\].*found that of .*'grow', 'up'"
+    ):
+        generate_demo(tmp_path / "some", DemoSpec(2, 1, 32, 6, classes=("up",)))
+    with pytest.raises(ValueError, match=r"demo\.classes: expected some of clockwise, .*, up, found sideways"):
+        DemoSpec(classes=("up", "sideways"))
+    with pytest.raises(ValueError, match=r"demo\.classes: .*found none"):
+        DemoSpec(classes=())
+
+
 def test_made_once(tmp_path):
     root = Path(generate_demo(tmp_path, TINY))
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -60,12 +90,20 @@ def test_foreign_data_stays(tmp_path):
     with pytest.raises(UsageError, match=r"expected an empty or new folder.*Nothing was written"):
         generate_demo(root, TINY)
     assert contents(root) == {"thesis.txt": b"mine"}
+    (root / MARKER).write_text("[1, 2]")
+    with pytest.raises(UsageError, match="found files of another kind"):
+        generate_demo(root, TINY)
 
 
 def test_another_specification_and_an_incomplete_set(tmp_path):
     root = Path(generate_demo(tmp_path / "demo", TINY))
     with pytest.raises(UsageError, match=r"expected the demo data of .*'seed': 3.*found that of .*'seed': 0"):
         generate_demo(root, DemoSpec(2, 1, 32, 6, seed=3))
+    marker = (root / MARKER).read_text()
+    (root / MARKER).write_text(marker.replace('"format": 3', '"format": 2'))
+    with pytest.raises(UsageError, match=r"format 3, found that of .*, format 2\. Delete the folder"):
+        generate_demo(root, TINY)
+    (root / MARKER).write_text(marker)
     (root / "val/up/0000.mp4").unlink()
     with pytest.raises(UsageError, match=r"val/up: expected 1 videos, found 0"):
         generate_demo(root, TINY)
@@ -141,7 +179,7 @@ def orientation(mask: np.ndarray) -> float:
 
 
 def test_the_motion_is_what_the_name_says(monkeypatch):
-    monkeypatch.setattr("videogn.data.demo._SHAPES", 1)
+    monkeypatch.setattr("videogn.data.motions._SHAPES", 1)
     spec = DemoSpec(size=64, frames=3)
     mass = {}
     for motion in MOTIONS:
@@ -169,3 +207,13 @@ def test_demo_shows_progress(tmp_path, capsys):
     assert "writing demo videos: 16 of 16" in capsys.readouterr().err
     with VideoReader(tmp_path / "demo/train/grow/0000.mp4") as reader:
         assert np.isclose(reader.info.fps, 12)
+
+
+def test_demo_command_writes_some_classes(tmp_path, capsys):
+    options = ["--train-per-class", "1", "--val-per-class", "1", "--classes", "left", "right"]
+    assert main(["data", "demo", str(tmp_path / "demo"), *options]) == 0
+    assert sorted(path.name for path in (tmp_path / "demo/val").iterdir()) == ["left", "right"]
+    capsys.readouterr()
+    for wrong, found in ((["--classes", "lft"], "found lft"), (["--train-per-class", "0"], "found 0")):
+        assert main(["data", "demo", str(tmp_path / "other"), *wrong]) == 2
+        assert found in capsys.readouterr().err
