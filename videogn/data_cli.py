@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, get_args
+
+from videogn.data.layouts import Layout
 
 _TIMEOUT = "seconds without progress after which a file is given up as one that hangs (default 60)"
 _MAX_SECONDS = "seconds that one file may take in all (default 3600)"
@@ -22,6 +24,7 @@ def add_data_commands(commands: Any) -> None:
     demo.add_argument("--train-per-class", type=int, help="training videos per class")
     demo.add_argument("--val-per-class", type=int, help="validation videos per class")
     demo.add_argument("--seed", type=int, help="of the generator")
+    demo.add_argument("--classes", nargs="+", metavar="CLASS", help="motions to write (default: all eight)")
     demo.set_defaults(run=_demo)
 
 
@@ -37,7 +40,8 @@ def _add_check(data: Any) -> None:
     )
     check.add_argument("root", metavar="ROOT", help="folder of the data set")
     check.add_argument("--manifest", metavar="CSV", help="manifest to write (default ROOT/videogn_manifest.csv)")
-    check.add_argument("--layout", choices=["auto", "folders", "list", "cvdf"], default="auto", help="as in training")
+    check.add_argument("--layout", choices=[*get_args(Layout)], default="auto", help="as in training")
+    check.add_argument("--fold", type=int, default=1, help="of UCF101 or HMDB51, as in training (default 1)")
     for split in ("train", "val", "test"):
         check.add_argument(f"--{split}-list", metavar="FILE", help=f"list of the {split} split, as in training")
     check.add_argument("--path-prefix", metavar="FOLDER", help="folder that listed paths start from, as in training")
@@ -97,6 +101,7 @@ def _check(options: argparse.Namespace) -> int:
         options.root,
         manifest=options.manifest,
         layout=options.layout,
+        fold=options.fold,
         lists={split: getattr(options, f"{split}_list") for split in ("train", "val", "test")},
         path_prefix=options.path_prefix,
         class_names=options.class_names,
@@ -126,10 +131,15 @@ def _resize(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from videogn.data.demo import DemoSpec, generate_demo
     from videogn.data.progress import ProgressBar
+    from videogn.errors import UsageError
 
-    names = ("train_per_class", "val_per_class", "seed")
+    names = ("train_per_class", "val_per_class", "seed", "classes")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    try:
+        spec = DemoSpec(**given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     with ProgressBar("writing demo videos") as bar:
-        generate_demo(options.root, DemoSpec(**given), lambda done, total: bar.update(done, total=total))
+        generate_demo(options.root, spec, lambda done, total: bar.update(done, total=total))
     print(f"demo videos are in {options.root}")
     return 0

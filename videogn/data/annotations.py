@@ -33,7 +33,7 @@ def list_entries(source: Source, path_prefix: str | None) -> Iterator[Entry]:
     Raises:
         UsageError: a line that is no ``path label``.
     """
-    prefix = _below_root(source.root, os.path.join(source.root, os.path.expanduser(path_prefix or "")))
+    prefix = below_root(source.root, os.path.join(source.root, os.path.expanduser(path_prefix or "")))
     prefix = os.path.join(prefix, "") if prefix else ""
     known: dict[str, str | int | None] = {"": None}  # one object per label, not per line
     first = True
@@ -54,11 +54,11 @@ def list_entries(source: Source, path_prefix: str | None) -> Iterator[Entry]:
                 )
             if text not in known:
                 known[text] = int(text) if re.fullmatch(r"[+-]?\d+", text) else text
-            path = _below_root(source.root, path) if os.path.isabs(path) else prefix + path
+            path = below_root(source.root, path) if os.path.isabs(path) else prefix + path
             yield (os.path.normpath(path) if "./" in path or "//" in path else path), known[text], number
 
 
-def _below_root(root: str, path: str) -> str:
+def below_root(root: str, path: str) -> str:
     """An absolute path relative to the root when it lies below it, so that ids do not depend on where the root is."""
     path = os.path.normpath(path)
     if path == root:

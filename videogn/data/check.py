@@ -29,6 +29,7 @@ def check_data(
     *,
     manifest: str | None = None,
     layout: Layout = "auto",
+    fold: int = 1,
     lists: Mapping[str, str | None] | None = None,
     path_prefix: str | None = None,
     class_names: str | None = None,
@@ -46,6 +47,7 @@ def check_data(
         root: the data set's folder.
         manifest: csv file to write or to go on with; ``videogn_manifest.csv`` in the root by default.
         layout: as in training.
+        fold: as in training.
         lists: list file per split, as in training.
         path_prefix: as in training.
         class_names: as in training.
@@ -64,7 +66,7 @@ def check_data(
     workers = available_cores() if workers is None else workers
     check_times(workers, timeout, max_seconds)
     root = os.path.abspath(os.path.expanduser(root))
-    indices = read_splits(root, layout, lists or {}, path_prefix, class_names)
+    indices = read_splits(root, layout, lists or {}, path_prefix, class_names, fold)
     for split, index in indices.items():
         print(f"{split}: {index.summary()}", flush=True)
     file = manifest_path(root, manifest)
@@ -91,6 +93,7 @@ def read_splits(
     lists: Mapping[str, str | None] | None = None,
     path_prefix: str | None = None,
     class_names: str | None = None,
+    fold: int = 1,
 ) -> dict[str, VideoIndex]:
     """The videos of every split that a root has; of a root without splits, all videos below it, without labels.
 
@@ -98,7 +101,7 @@ def read_splits(
         UsageError: no videos, or annotations that cannot be read.
     """
     lists = lists or {}
-    sources = {split: find_source(root, split, layout, lists.get(split)) for split in _SPLITS}
+    sources = {split: find_source(root, split, layout, lists.get(split), fold) for split in _SPLITS}
     found: dict[str, Source] = {split: source for split, source in sources.items() if source is not None}
     if not found:
         paths = list(every_video(root)) if layout == "auto" else []

@@ -63,6 +63,26 @@ class ClassList:
         found = self._exact.get(name)
         return found if found is not None else self._by_key.get(name_key(name))
 
+    def number(self, label: str | int | None, where: str) -> int:
+        """The label as an integer; ``where`` is the file or folder that holds it, for messages.
+
+        Raises:
+            UsageError: no label, a name that is not in the list, or an integer outside it.
+        """
+        if label is None:
+            raise UsageError(
+                f"{where}: expected a label for every video, found none. Only prediction does without labels."
+            )
+        if isinstance(label, str):
+            found = self.find(label)
+            if found is None:
+                raise self.unknown(label, where)
+            return found
+        if not 0 <= label < len(self):
+            hint = " Do the labels count from 1? They must count from 0." if label == len(self) else ""
+            raise UsageError(f"{where}: expected a label in 0..{len(self) - 1}, found {label}.{hint}")
+        return label
+
     def nearest(self, name: str, count: int = 3) -> list[str]:
         """Up to ``count`` class names that look like ``name``, the most similar first."""
         keys = {name_key(known): known for known in self.names}

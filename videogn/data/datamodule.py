@@ -32,25 +32,27 @@ _STAGES: dict[str, tuple[str, ...]] = {"fit": ("train", "val"), "validate": ("va
 
 
 class KineticsDataModule(LightningDataModule):
-    """Kinetics, or any data set in class folders, list files or the CVDF layout of Kinetics.
+    """Kinetics, UCF101, HMDB51, or any data set in class folders, list files or the CVDF layout of Kinetics.
 
     Works with a trainer and without one: ``data.prepare_data(); data.setup(); next(iter(data.train_dataloader()))``.
 
     Args:
         root: folder of the data set; holds train/ and val/ with one folder per class, or the csv files and archives'
-            contents of Kinetics, or the files that the lists name.
+            contents of Kinetics, or the files that the lists name, or the videos and split files of UCF101 or HMDB51.
         clip: how clips are cut: frames, stride, sizes, mean and std, views in evaluation.
         batch_size: training clips per process and forward pass: what a batch norm sees.
         eval_batch_size: videos per process that evaluation loads at a time; each comes with all its views.
-        layout: folders, list or cvdf; auto finds out.
+        layout: folders, list, cvdf, ucf101 or hmdb51; auto finds out.
+        fold: which of the three published splits of UCF101 or HMDB51.
         train_list: list of the training split, one "path label" per line with a space, a tab or a comma between; or its
             csv in the format of Kinetics. Relative to the working folder, or else to root.
         val_list: the same for the validation split.
         test_list: the same for the test split; without labels it serves prediction.
-        path_prefix: folder that the paths in the lists start from, relative to root; root itself by default.
+        path_prefix: folder that the paths in the lists start from, relative to root; root itself by default, and the
+            archives' own folders for UCF101 and HMDB51.
         class_names: kinetics400, or a text file with one class name per line, in the order of the labels. By default
-            the names of the training split: Kinetics-400's official order if at least half of its names and no others
-            are there, sorted otherwise.
+            the names of the training split: UCF101's and Kinetics-400's official order (the latter if at least half of
+            its names and no others are there), sorted otherwise.
         num_workers: decoding processes per training process; by default the cores that this process may use, shared by
             the processes of this machine, less one for the training itself, between 1 and 16.
         backend: decoder of the video files.
@@ -72,6 +74,7 @@ class KineticsDataModule(LightningDataModule):
         batch_size: int = 8,
         eval_batch_size: int = 1,
         layout: Layout = "auto",
+        fold: int = 1,
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
@@ -90,6 +93,7 @@ class KineticsDataModule(LightningDataModule):
         for name, value, low in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("fold", fold, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
@@ -102,6 +106,7 @@ class KineticsDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.layout: Layout = layout
+        self.fold = fold
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.path_prefix = path_prefix
         self.num_workers = num_workers
@@ -181,7 +186,7 @@ class KineticsDataModule(LightningDataModule):
         """Where a split is written down. Data sets that publish no test split are tested on the validation split."""
         tried: tuple[Split, ...] = {"train": ("train",), "val": ("val",)}.get(split, ("test", "val"))  # type: ignore[assignment]
         for name in tried:
-            source = find_source(self.root, name, self.layout, self.lists[name])
+            source = find_source(self.root, name, self.layout, self.lists[name], self.fold)
             if source is not None:
                 return source
         raise no_source(os.path.abspath(os.path.expanduser(self.root)), tried[0], self.layout)
@@ -189,7 +194,7 @@ class KineticsDataModule(LightningDataModule):
     def _find_classes(self, required: bool) -> tuple[ClassList | None, str | None]:
         if self._class_names_option is not None:
             return ClassList(read_class_names(self._class_names_option)), None
-        source = find_source(self.root, "train", self.layout, self.lists["train"])
+        source = find_source(self.root, "train", self.layout, self.lists["train"], self.fold)
         if source is None:
             if not required:
                 return None, None

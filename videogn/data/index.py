@@ -17,9 +17,16 @@ from videogn.data.annotations import check_files, cvdf_entries, list_entries
 from videogn.data.classes import ClassList, order_class_names
 from videogn.data.layouts import Listing, Source, read_folders, subfolders
 from videogn.data.manifest import Manifest, is_same
+from videogn.data.splits import fold_class_names, read_fold
 from videogn.errors import UsageError
 
-_KINDS = {"folders": "class folders", "list": "list file", "cvdf": "Kinetics csv"}
+_KINDS = {
+    "folders": "class folders",
+    "list": "list file",
+    "cvdf": "Kinetics csv",
+    "ucf101": "UCF101 fold {fold},",
+    "hmdb51": "HMDB51 fold {fold},",
+}
 _NAMED = 5
 
 
@@ -184,10 +191,12 @@ def read_index(
 
     Raises:
         UsageError: no video, a line that cannot be read, a label outside the classes, a video without a label, a file
-            with two labels, or not one listed file on the disk.
+            with two labels or in both lists of a fold, or not one listed file on the disk.
     """
     if source.kind == "folders":
         listing = read_folders(source)
+    elif source.kind in ("ucf101", "hmdb51"):
+        listing = read_fold(source, path_prefix)
     else:
         entries = cvdf_entries(source) if source.kind == "cvdf" else list_entries(source, path_prefix)
         listing = check_files(source, entries)
@@ -197,15 +206,18 @@ def read_index(
     else:
         labels = _labels(source, listing, classes, require_labels)
         missing_labels = _missing_labels(listing, classes)
-    notes = (
-        [f"{_count(listing.repeated, 'line lists', 'lines list')} a file again: left out"] if listing.repeated else []
-    )
+    notes = []
+    if listing.repeated:
+        notes.append(f"{_count(listing.repeated, 'line lists', 'lines list')} a file again: left out")
+    if listing.unlisted:
+        unlisted = _count(len(listing.unlisted), "video on the disk is", "videos on the disk are")
+        notes.append(f"{unlisted} in no list of this fold: {_some(listing.unlisted)}")
     index = VideoIndex.build(
         source.root,
         listing.paths,
         labels,
         classes.names if classes is not None else (),
-        source=f"{_KINDS[source.kind]} {source.path}",
+        source=f"{_KINDS[source.kind].format(fold=source.fold)} {source.path}",
         missing=tuple(listing.missing),
         missing_labels=tuple(missing_labels),
         notes=tuple(notes),
@@ -216,8 +228,8 @@ def read_index(
 def listed_class_names(source: Source) -> tuple[tuple[str, ...], str | None]:
     """Class names in order, from the labels of the *training* split; the files themselves are not looked at.
 
-    Folder names and names in annotation files go through :func:`videogn.data.classes.order_class_names`; integer labels
-    0..n make the names "0".."n".
+    UCF101 and HMDB51 have an order of their own. Folder names and names in annotation files go through
+    :func:`videogn.data.classes.order_class_names`; integer labels 0..n make the names "0".."n".
 
     Args:
         source: where the training split is written down.
@@ -228,6 +240,8 @@ def listed_class_names(source: Source) -> tuple[tuple[str, ...], str | None]:
     Raises:
         UsageError: no labels, or integers beside names.
     """
+    if source.kind in ("ucf101", "hmdb51"):
+        return fold_class_names(source), None
     labels = _distinct_labels(source)
     numbers = [label for label in labels if isinstance(label, int)]
     if not labels:
@@ -260,7 +274,7 @@ def _labels(source: Source, listing: Listing, classes: ClassList, required: bool
         found = known.get(label)
         if found is None:
             where = f"{source.path}, line {listing.lines[i]}" if listing.lines else source.path
-            found = known[label] = _label(label, classes, where)
+            found = known[label] = classes.number(label, where)
         out[i] = found
     return out
 
@@ -275,20 +289,6 @@ def _missing_labels(listing: Listing, classes: ClassList) -> list[int]:
         elif isinstance(label, int):
             known[label] = label if 0 <= label < len(classes) else -1
     return [known[label] for label in listing.missing_labels]
-
-
-def _label(label: str | int | None, classes: ClassList, where: str) -> int:
-    if label is None:
-        raise UsageError(f"{where}: expected a label for every video, found none. Only prediction does without labels.")
-    if isinstance(label, str):
-        found = classes.find(label)
-        if found is None:
-            raise classes.unknown(label, where)
-        return found
-    if not 0 <= label < len(classes):
-        hint = " Do the labels count from 1? They must count from 0." if label == len(classes) else ""
-        raise UsageError(f"{where}: expected a label in 0..{len(classes) - 1}, found {label}.{hint}")
-    return label
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,5 @@
-"""Where a split is written down and what it lists: class folders, list files, the CVDF Kinetics layout. No torch."""
+"""Where a split is written down and what it lists: class folders, list files, the CVDF Kinetics layout, the split files
+of UCF101 and HMDB51. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Literal
 
 from videogn.errors import UsageError
 
-Layout = Literal["auto", "folders", "list", "cvdf"]
+Layout = Literal["auto", "folders", "list", "cvdf", "ucf101", "hmdb51"]
 Split = Literal["train", "val", "test"]
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -21,6 +22,18 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 # Folders that archivers, file systems and network disks leave beside the class folders.
 _NOT_CLASSES = {"__MACOSX", "lost+found", "@eaDir"}
+# Where archives and people leave the split files, below the root: the root itself, the archive's own folder, that in a
+# folder called like the archive, and what other projects call it.
+_SPLIT_FOLDERS: dict[str, tuple[str, ...]] = {
+    "ucf101": ("", "ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "annotations"),
+    "hmdb51": ("", "testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations"),
+}
+# Every folder below the root in which this module looks for lists.
+LIST_FOLDERS = tuple(dict.fromkeys(folder for folders in _SPLIT_FOLDERS.values() for folder in folders))
+_SPLIT_FILE = {
+    "ucf101": r"(train|test)list0?(?P<fold>\d+)\.txt",
+    "hmdb51": r"(?P<name>.+)_test_split(?P<fold>\d+)\.txt",
+}
 
 
 @dataclass(frozen=True)
@@ -28,16 +41,19 @@ class Source:
     """Where one split is written down.
 
     Attributes:
-        kind: ``"folders"``, ``"list"`` or ``"cvdf"``.
-        path: the split's folder (``folders``) or its annotation file (``list``, ``cvdf``).
+        kind: ``"folders"``, ``"list"``, ``"cvdf"``, ``"ucf101"`` or ``"hmdb51"``.
+        path: the split's folder (``folders``), its annotation file (``list``, ``cvdf``), or the folder of the split
+            files (``ucf101``, ``hmdb51``).
         root: the data set's folder.
         split: ``"train"``, ``"val"`` or ``"test"``.
+        fold: which of the published splits, for ``ucf101`` and ``hmdb51``.
     """
 
     kind: str
     path: str
     root: str
     split: str
+    fold: int = 1
 
 
 @dataclass
@@ -51,6 +67,7 @@ class Listing:
         missing: listed files that are not on the disk; they are not in ``paths``.
         missing_labels: label per missing file.
         repeated: number of lines that list a file again with the same label; they count once.
+        unlisted: videos on the disk that the split files of the fold do not name; for ``ucf101`` and ``hmdb51``.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -59,6 +76,7 @@ class Listing:
     missing: list[str] = field(default_factory=list)
     missing_labels: list[str | int | None] = field(default_factory=list)
     repeated: int = 0
+    unlisted: list[str] = field(default_factory=list)
 
 
 def is_video(name: str) -> bool:
@@ -66,22 +84,38 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
 
 
-def find_source(root: str, split: Split, layout: Layout = "auto", list_file: str | None = None) -> Source | None:
+def find_source(
+    root: str, split: Split, layout: Layout = "auto", list_file: str | None = None, fold: int = 1
+) -> Source | None:
     """Where ``split`` is written down, or None when the root has no such split.
 
     A list file wins; without one, ``auto`` takes a split folder that holds class folders, then the CVDF layout (a csv
     file with a ``youtube_id`` column beside flat video files), then ``train.txt`` or ``train.csv`` in the root or in
-    ``annotations/``, and last a split folder of unlabelled videos.
+    ``annotations/``, then the split files of UCF101 and HMDB51, and last a split folder of unlabelled videos.
+
+    UCF101 and HMDB51 publish two lists per fold. The test list is the split ``"val"``; there is no other test split.
 
     Args:
         root: the data set's folder.
         split: which split.
         layout: restricts the search.
         list_file: list or CVDF csv of this split; relative to the working folder, or else to the root.
+        fold: which of the published splits of UCF101 or HMDB51.
 
     Raises:
-        UsageError: the root or the list file does not exist, or several folders could be the split.
+        UsageError: the root or the list file does not exist, several folders could be the split, the split files do
+            not have the fold, or a fold is asked of a data set that has none.
     """
+    source = _find_source(root, split, layout, list_file, fold)
+    if source is not None and source.kind not in _SPLIT_FILE and fold != 1:
+        raise UsageError(
+            f"data.fold: expected 1, the default, found {fold}: UCF101 and HMDB51 have folds, and the {split} split "
+            f"comes from {source.path}"
+        )
+    return source
+
+
+def _find_source(root: str, split: Split, layout: Layout, list_file: str | None, fold: int) -> Source | None:
     root = os.path.abspath(os.path.expanduser(root))
     if not os.path.isdir(root):
         raise UsageError(
@@ -96,10 +130,12 @@ def find_source(root: str, split: Split, layout: Layout = "auto", list_file: str
                 f"data.{split}_list: expected a file, found none at {' or '.join(dict.fromkeys(candidates))}"
             )
         kind = "cvdf" if is_cvdf(path) else "list"
-        if layout == "folders" or (layout == "cvdf" and kind == "list"):
+        if layout not in ("auto", "list", kind):
             raise UsageError(f"data.layout: expected {kind} or auto for data.{split}_list={list_file}, found {layout}")
         return Source(kind, path, root, split)
 
+    if layout in ("ucf101", "hmdb51"):
+        return _split_files(root, split, layout, fold)
     folder = split_folder(root, split)
     names = [f"{alias}{suffix}" for suffix in (".csv", ".txt") for alias in ALIASES[split]]
     files = [os.path.join(root, sub, name) for sub in ("annotations", "") for name in names]
@@ -112,9 +148,39 @@ def find_source(root: str, split: Split, layout: Layout = "auto", list_file: str
         return Source("cvdf", cvdf, root, split)
     if plain and layout in ("auto", "list"):
         return Source("list", plain, root, split)
+    if layout == "auto":
+        for kind in _SPLIT_FILE:
+            if source := _split_files(root, split, kind, fold):
+                return source
     if folder and layout in ("auto", "folders"):
         return Source("folders", folder, root, split)
     return None
+
+
+def _split_files(root: str, split: Split, kind: str, fold: int) -> Source | None:
+    """The split files of UCF101 or HMDB51 below a root; None without any, and for the split ``"test"``."""
+    for relative in _SPLIT_FOLDERS[kind] if split != "test" else ():
+        path = os.path.normpath(os.path.join(root, relative))
+        folds = fold_files(path, kind)
+        if folds and fold not in folds:
+            found = ", ".join(map(str, sorted(folds)))
+            raise UsageError(f"data.fold: expected a fold whose split files are in {path}, {found}; found {fold}")
+        if folds:
+            return Source(kind, path, root, split, fold)
+    return None
+
+
+def fold_files(folder: str, kind: str) -> dict[int, dict[str, str]]:
+    """Fold -> the files of UCF101 or HMDB51 in a folder that belong to it.
+
+    The files of a fold are given by what they are of: ``"train"`` and ``"test"`` for UCF101, the class for HMDB51.
+    """
+    folds: dict[int, dict[str, str]] = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        match = re.fullmatch(_SPLIT_FILE[kind], name)
+        if match and not name.startswith("."):
+            folds.setdefault(int(match["fold"]), {})[match[1]] = os.path.join(folder, name)
+    return folds
 
 
 def no_source(root: str, split: Split, layout: Layout) -> UsageError:
@@ -123,6 +189,10 @@ def no_source(root: str, split: Split, layout: Layout) -> UsageError:
         "folders": f"a folder {split}/ with one folder per class",
         "list": f"a list file (data.{split}_list, or {split}.txt or {split}.csv in the root)",
         "cvdf": f"annotations/{split}.csv with the columns label, youtube_id, time_start, time_end",
+        "ucf101": "classInd.txt, trainlist01.txt and testlist01.txt in the root or in ucfTrainTestlist/ (UCF101; they "
+        "come in UCF101TrainTestSplits-RecognitionTask.zip, apart from the videos)",
+        "hmdb51": "<class>_test_split1.txt files in the root or in testTrainMulti_7030_splits/ (HMDB51; they come in "
+        "test_train_splits.rar, apart from the videos)",
     }
     wanted = "; or ".join(expected.values()) if layout == "auto" else expected[layout]
     entries = sorted(entry for entry in os.listdir(root) if not entry.startswith("."))

@@ -6,7 +6,7 @@ import os
 
 from videogn.data.annotations import rename_listed
 from videogn.data.files import write_atomically
-from videogn.data.layouts import VIDEO_SUFFIXES, every_video
+from videogn.data.layouts import LIST_FOLDERS, VIDEO_SUFFIXES, every_video
 from videogn.data.manifest import NAME
 from videogn.errors import UsageError
 
@@ -34,7 +34,9 @@ def target_names(root: str) -> dict[str, str]:
 
 
 def copy_lists(root: str, target: str, names: dict[str, str]) -> None:
-    """Copies the csv and txt files of a root and its ``annotations`` folder; listed videos get their new names.
+    """Copies the csv and txt files of a root, its ``annotations`` folder and the archives' folders of split files.
+
+    Listed videos get their new names.
 
     Raises:
         UsageError: a file that cannot be copied.
@@ -48,7 +50,7 @@ def copy_lists(root: str, target: str, names: dict[str, str]) -> None:
             return path if below.startswith(os.pardir) else os.path.join(target, _as_mp4(below))
         return _as_mp4(path) if os.path.basename(path) in renamed else path
 
-    for folder in ("", "annotations"):
+    for folder in LIST_FOLDERS:
         if not os.path.isdir(os.path.join(root, folder)):
             continue
         for name in sorted(os.listdir(os.path.join(root, folder))):
