@@ -11,7 +11,7 @@ from videogn.optim import lr_factor
 from videogn.training_cli import VideoCLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-BASES = [*sorted(CONFIGS.glob("*_i3d_*.yaml")), CONFIGS / "demo.yaml"]
+BASES = [*sorted(CONFIGS.glob("*_i3d_*.yaml")), *sorted(CONFIGS.glob("*demo*.yaml"))]
 NORM_OVERLAYS = sorted((CONFIGS / "norm").glob("*.yaml"))
 OTHER_OVERLAYS = sorted(set(CONFIGS.glob("*.yaml")) - set(BASES))
 KINETICS = CONFIGS / "kinetics400_i3d_r50_32x2.yaml"
@@ -63,7 +63,7 @@ def test_every_norm_has_its_overlay():
 @pytest.mark.parametrize("config", [*BASES, *NORM_OVERLAYS, *OTHER_OVERLAYS], ids=lambda path: path.stem)
 def test_heads_hold_command_hardware_and_reported_accuracy(config):
     head = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
-    assert f"videogn fit -c configs/{'demo' if config.stem == 'demo' else 'kinetics400'}" in head
+    assert f"videogn fit -c configs/{config.name if config in BASES else 'kinetics400'}" in head
     assert config.name in head
     assert "Hardware:" in head
     assert "Reported" in head
@@ -87,3 +87,13 @@ def test_table_8_rows(name, frames, stride, batch, clips_per_step):
     assert factors == pytest.approx([1.0, 0.1, 0.01])
     assert cli.model.hparams["variant"] == "32x2"
     assert cli.model.network.blocks[-1].dropout.p == 0.5
+
+
+@pytest.mark.parametrize(("name", "classes"), [("ucf101", 101), ("hmdb51", 51)])
+def test_fine_tuning_recipes(name, classes):
+    """Split 1, all classes, and no weight decay on gamma and beta, as the paper fine-tunes GN."""
+    for overlay in ("gn", "frozen_bn"):
+        cli = build(CONFIGS / f"{name}_i3d_r50.yaml", CONFIGS / "norm" / f"{overlay}.yaml")
+        assert (cli.datamodule.layout, cli.datamodule.fold) == (name, 1)
+        assert cli.model.hparams["num_classes"] == classes
+        assert (cli.model.hparams["norm"], cli.model.recipe.norm_weight_decay) == (overlay, 0.0)
