@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videogn import checkpoint as checkpoint_format
 from videogn.data.decode import VideoReader
@@ -20,8 +20,9 @@ from videogn.data.sampling import eval_indices, unique_frames
 from videogn.data.transforms import eval_crops, eval_view
 from videogn.errors import UsageError
 from videogn.fold import fold_batch_norm
-from videogn.i3d import I3DResNet
+from videogn.i3d import I3DResNet, i3d_resnet
 from videogn.module import VideoClassifier
+from videogn.spec import ClipSpec
 
 log = logging.getLogger(__name__)
 
@@ -44,21 +45,64 @@ class Prediction:
 
 
 def load(path: str | os.PathLike[str]) -> VideoClassifier:
-    """Load a checkpoint of ``videogn fit``: on the CPU, in eval mode, with class names and clip specification.
+    """Load a trained network: on the CPU, in eval mode, with class names and clip specification.
+
+    Args:
+        path: a checkpoint of ``videogn fit``, a file of ``videogn weights import``, or a folder of ``videogn weights
+            export``.
 
     Raises:
-        UsageError: no such file, not a checkpoint of videogn, or one without class names or clip specification.
+        UsageError: no such file or folder, not a checkpoint of videogn, or one without class names or clip
+            specification; weights that do not fit the network that the file describes.
     """
-    stored = checkpoint_format.read(path)[checkpoint_format.KEY]
-    if stored["architecture"]["norm"] == "custom":
+    return build(checkpoint_format.read(path), path)
+
+
+def build(stored: Mapping[str, Any], source: str | os.PathLike[str]) -> VideoClassifier:
+    """The network of a checkpoint that :func:`videogn.checkpoint.read` has read; ``source`` is for messages.
+
+    Raises:
+        UsageError: as in :func:`load`.
+    """
+    card = stored[checkpoint_format.KEY]
+    if card["architecture"]["norm"] == "custom":
         raise UsageError(
-            f"{path}: this network was built with a norm from Python code; "
+            f"{source}: this network was built with a norm from Python code; "
             "use VideoClassifier.load_from_checkpoint(path, norm=...)"
         )
     for entry in ("class_names", "clip"):
-        if stored[entry] is None:
-            raise UsageError(f"{path}: the checkpoint has no {entry}; it was trained without a videogn datamodule")
-    return VideoClassifier.load_from_checkpoint(Path(path), map_location="cpu", weights_only=True).eval()
+        if card[entry] is None:
+            raise UsageError(
+                f"{source}: the checkpoint has no {entry}; it was trained without a videogn datamodule, or imported "
+                "without them"
+            )
+    arguments = {name: card["architecture"][name] for name in checkpoint_format.ARCHITECTURE}
+    of_run = stored.get("hyper_parameters")
+    if isinstance(of_run, dict) and "dropout" in of_run:  # for those who train on; predictions do without
+        arguments["dropout"] = of_run["dropout"]
+    _check_fit(stored["state_dict"], arguments, source)
+    model = VideoClassifier(**arguments)
+    model.load_state_dict(stored["state_dict"])
+    model.class_names = tuple(card["class_names"])
+    model.clip = ClipSpec.from_dict(card["clip"])
+    return model.eval()
+
+
+def _check_fit(weights: Mapping[str, Tensor], arguments: dict[str, Any], source: str | os.PathLike[str]) -> None:
+    """Refuse weights of another network before memory is taken for one of the size that the file claims."""
+    try:
+        with torch.device("meta"):
+            network = i3d_resnet(**arguments)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise UsageError(f"{source}: the network it describes cannot be built: {str(error).splitlines()[0]}") from error
+    expected = {f"network.{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        name = min(name for name in expected | found if expected.get(name) != found.get(name))
+        raise UsageError(
+            f"{source}: the weights are not those of the network it describes: {name}: expected "
+            f"{expected.get(name, 'no such name')}, found {found.get(name, 'none')}"
+        )
 
 
 def for_inference(model: VideoClassifier, precision: Precision = "float32") -> VideoClassifier:
