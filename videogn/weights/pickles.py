@@ -1,9 +1,9 @@
 """Pickles of Python 2 with numpy arrays, as caffe2's programs wrote them, read without running what they say.
 
-A pickle is a program: it names callables and calls them. Three things keep that harmless here. The operations are
-looked through first, and only those that build plain values and arrays may occur. The names that a pickle may use stand
-for callables of this module, not for numpy's. And arrays are made from their bytes, after their shape and number type
-are checked against them, so that nothing of numpy's own unpickling sees the file.
+A pickle is a program: it names callables and calls them. Three things keep that harmless here. Only operations that
+build plain values and arrays are known. The names that a pickle may use stand for callables of this module, not for
+numpy's. And arrays are made from their bytes, after their shape and number type are checked against them, so that
+nothing of numpy's own unpickling sees the file.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from videogn.errors import UsageError
 
+# What builds plain values, and the two steps by which an array comes about. Left out are extension codes, persistent
+# names, buffers from outside, sets, and the operations that make instances of classes.
 _OPERATIONS = """
     PROTO FRAME STOP MARK POP POP_MARK DUP
     NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
@@ -45,7 +46,6 @@ def read_pickle(path: Path) -> Any:
     try:
         # In memory as a whole, where a length in the file cannot make the reader reserve more than there is.
         data = path.read_bytes()
-        _check_operations(data)
         value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
         return _tensors(value, depth=2)
     except _Refused as error:
@@ -61,16 +61,21 @@ class _Refused(Exception):
     pass
 
 
-def _check_operations(data: bytes) -> None:
-    for operation, argument, _ in pickletools.genops(data):
-        if operation.name not in _OPERATIONS:
-            raise _Refused(f"it has the operation {operation.name}")
-        # The reader's memory grows to the largest number in use.
-        if operation.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
-            raise _Refused(f"it numbers a value {argument}, more than its {len(data)} bytes can hold")
+class _Unpickler(pickle._Unpickler):
+    """Python's own reader in Python: the one in C has no table of operations to choose from, and a number in the file
+    decides how much memory it takes for values to come back to.
+    """
 
+    dispatch: ClassVar = {
+        code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _OPERATIONS)
+    }
 
-class _Unpickler(pickle.Unpickler):
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except KeyError as error:  # a byte that is not in the table
+            raise _Refused(f"it has the operation {error}, which builds neither plain values nor arrays") from error
+
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
         if found is None:
