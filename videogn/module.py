@@ -1,14 +1,12 @@
-"""The Lightning module: a thin wrapper that trains an I3D and evaluates whole videos."""
+"""The Lightning module: a thin wrapper that trains an I3D; what it does in evaluation is beside it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
@@ -17,21 +15,29 @@ from videogn import checkpoint as checkpoint_format
 from videogn.blocks import Memory
 from videogn.data.transforms import to_float
 from videogn.errors import UsageError
-from videogn.evaluation import VideoAccuracy, VideoScores
+from videogn.evaluation_module import VideoEvaluation
 from videogn.i3d import Depth, Variant, i3d_resnet
 from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, peak_lr
-from videogn.run_setup import check_splits, check_sync_batchnorm, compile_for_training
+from videogn.run_setup import (
+    InitialWeights,
+    check_classes,
+    check_frozen_statistics,
+    check_splits,
+    check_sync_batchnorm,
+    compile_for_training,
+    frozen_stages,
+    require_same_classes,
+)
 from videogn.spec import ClipSpec
+from videogn.weights import Inflation
 
 if TYPE_CHECKING:
-    from videogn.data.batches import ClipBatch, EvalVideo, VideoBatch
-
-log = logging.getLogger(__name__)
+    from videogn.data.batches import ClipBatch
 
 NormName = Literal["bn", "gn", "ln", "in", "brn", "frozen_bn", "sub_bn", "gn_ws"]
 
 
-class VideoClassifier(LightningModule):
+class VideoClassifier(VideoEvaluation):
     """An I3D ResNet that learns from clips and is judged on videos.
 
     From Python, ``norm`` may also be a callable from a number of channels to a layer; a checkpoint of such a model
@@ -53,6 +59,14 @@ class VideoClassifier(LightningModule):
         clips_per_forward: evaluation computes at most this many clips at once; lower it if memory is short.
         compile: train through torch.compile, on CUDA; it decides itself what backward recomputes. Evaluation, whose
             sizes differ between videos, stays eager.
+        init_from: file of weights to start from: a checkpoint or export of videogn, or a file of torchvision, timm,
+            pytorchvideo, SlowFast, mmaction2, caffe2 or Detectron. In training its classifier is left out if it is for
+            other classes. Not read where a checkpoint is resumed.
+        inflate: how kernels of a picture's network become those of a video's: mean puts W / T into every plane, center
+            W into the middle one.
+        convert_norm: take the convolutions of a network with another norm, and start the norms anew.
+        init_ignore: patterns of names in the file that may be left out, for example ['nonlocal*'].
+        freeze_stages: how many of stem, res2, res3, res4, res5 are not trained, their norms' statistics included.
     """
 
     def __init__(
@@ -70,10 +84,13 @@ class VideoClassifier(LightningModule):
         recipe: Recipe = Recipe(),  # noqa: B008  frozen
         clips_per_forward: int = 10,
         compile: bool = False,
+        init_from: str | None = None,
+        inflate: Inflation = "mean",
+        convert_norm: bool = False,
+        init_ignore: list[str] | None = None,
+        freeze_stages: int = 0,
     ) -> None:
-        super().__init__()
-        if clips_per_forward < 1:
-            raise ValueError(f"clips_per_forward: expected at least 1, found {clips_per_forward}")
+        super().__init__(clips_per_forward)
         if compile:
             if memory not in ("standard", "keep"):
                 raise ValueError(
@@ -89,6 +106,10 @@ class VideoClassifier(LightningModule):
             # Kernels of one position look the same either way, and DDP warns where their strides changed.
             if parameter.dim() == 5 and parameter.shape[2:].numel() > 1:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        if freeze_stages and convert_norm:
+            raise ValueError("freeze_stages: stages that are not trained cannot have new norms; leave convert_norm out")
+        for stage in frozen_stages(self.network, freeze_stages):
+            stage.requires_grad_(False)
         # Hyperparameters rebuild the network from a checkpoint; how it is trained is the command's own matter.
         self.save_hyperparameters(
             {
@@ -103,14 +124,15 @@ class VideoClassifier(LightningModule):
         )
         self.label_smoothing = label_smoothing
         self.recipe = recipe
-        self.clips_per_forward = clips_per_forward
         self.compile_network = compile
+        self.freeze_stages = freeze_stages
+        self._initial = (
+            InitialWeights(init_from, inflate, convert_norm, tuple(init_ignore or ())) if init_from else None
+        )
         self.class_names: tuple[str, ...] | None = None
         self.clip: ClipSpec | None = None
         self.clips_per_step: int | None = None
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.scores = VideoAccuracy()
-        self._reported: set[str] = set()
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -132,7 +154,10 @@ class VideoClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self._take_data(datamodule.class_names, datamodule.clip)
+            check_classes(datamodule.class_names, self.hparams["num_classes"])
+            self.class_names = datamodule.class_names or self.class_names
+            self.clip = datamodule.clip
+        self._take_initial_weights(stage)
         check_sync_batchnorm(self.hparams["norm"], self.trainer.strategy)
         if stage == "fit" and datamodule is not None:
             check_splits(self.network, datamodule.batch_size)
@@ -144,16 +169,27 @@ class VideoClassifier(LightningModule):
         if stage == "fit" and self.compile_network:
             compile_for_training(self.network, self.trainer.strategy.root_device)
 
-    def _take_data(self, class_names: tuple[str, ...] | None, clip: ClipSpec) -> None:
-        num_classes = self.hparams["num_classes"]
-        if class_names is not None and len(class_names) != num_classes:
-            raise UsageError(
-                f"model.num_classes: the data has {len(class_names)} classes, the model {num_classes}. "
-                f"Set --model.num_classes {len(class_names)}, or check data.root and data.class_names."
-            )
-        if class_names is not None:
-            self.class_names = tuple(class_names)
-        self.clip = clip
+    def _take_initial_weights(self, stage: str) -> None:
+        """Once, before the optimiser and DDP see the network; a checkpoint that is resumed takes their place."""
+        resumed = self.trainer.ckpt_path
+        if self._initial is not None and resumed:
+            rank_zero_info(f"model.init_from {self._initial.path} is not read: the weights are those of {resumed}")
+        elif self._initial is not None:
+            names, new_head = self.class_names, stage == "fit"
+            report = self._initial.load(self.network, self.architecture, self.clip, names, new_head=new_head)
+            rank_zero_info(report.text())
+            self._initial = None
+        if stage == "fit":
+            self.train()  # Lightning leaves modes as they are: frozen stages are in evaluation
+            if not resumed:
+                check_frozen_statistics(self.network)
+
+    def train(self, mode: bool = True) -> VideoClassifier:
+        """As for any module, but stages that are frozen stay in evaluation, so that their statistics do."""
+        super().train(mode)
+        for stage in frozen_stages(self.network, self.freeze_stages):
+            stage.eval()
+        return self
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -167,7 +203,7 @@ class VideoClassifier(LightningModule):
         replaced = float(len(batch.replaced))
         self.log("train/videos_replaced", replaced, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
         for path, reason in batch.replaced:
-            self._report_once(path, f"{reason}; another video takes its place in training")
+            self.report_once(path, f"{reason}; another video takes its place in training")
         return loss
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -183,94 +219,6 @@ class VideoClassifier(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(self.recipe, step, int(total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # -- evaluation ------------------------------------------------------------------------------------------------
-
-    def view_probabilities(self, frames: Tensor, index: Tensor, crops: Sequence[tuple[int, int, int, int]]) -> Tensor:
-        """Softmax outputs of all clips and crops of one video, computed ``clips_per_forward`` at a time.
-
-        Args:
-            frames: uint8 (U, H, W, 3), the distinct frames that the clips need.
-            index: int64 (K, T), which of them each clip shows.
-            crops: (top, left, height, width) of each crop in pixels, all of one size.
-
-        Returns:
-            float32 (K * crops, num_classes), the crops of a clip one after another.
-        """
-        views = [(clip, crop) for clip in index for crop in crops]
-        probabilities = []
-        for i in range(0, len(views), self.clips_per_forward):
-            pixels = [
-                frames[clip, y : y + h, x : x + w] for clip, (y, x, h, w) in views[i : i + self.clips_per_forward]
-            ]
-            clips = torch.stack(pixels).permute(0, 4, 1, 2, 3)  # T,H,W,C side by side are channels_last_3d
-            probabilities.append(self(clips).float().softmax(dim=1))
-        return torch.cat(probabilities)
-
-    def _start_evaluation(self, loaders: Any) -> None:
-        loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
-        self.scores.reset()
-        self.scores.expected = len(loader.dataset)
-
-    def _evaluate(self, batch: VideoBatch) -> None:
-        for video in batch.videos:
-            if video.error is not None:
-                self.scores.update(video.video, None)
-                self._report_once(video.path, f"{video.error}; counted in videos_failed and in no accuracy")
-            else:
-                probabilities = self.view_probabilities(video.frames, video.index, video.crops)
-                self.scores.update(video.video, probabilities, video.label, video.path)
-
-    def _report_once(self, path: str, text: str) -> None:
-        if path not in self._reported:
-            self._reported.add(path)
-            log.warning("%s: %s", path, text)
-
-    def _log_scores(self, prefix: str) -> VideoScores:
-        scores = self.scores.compute()
-        # Already reduced over ranks by the metric, which counts each video once; a mean over ranks would not.
-        self.log_dict(
-            {
-                f"{prefix}/loss": scores.loss,
-                f"{prefix}/top1": scores.top1,
-                f"{prefix}/top5": scores.top5,
-                f"{prefix}/clip_top1": scores.clip_top1,
-                f"{prefix}/clip_top5": scores.clip_top5,
-                f"{prefix}/videos": float(scores.videos),
-                f"{prefix}/videos_failed": float(scores.failed),
-            }
-        )
-        return scores
-
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation(self.trainer.val_dataloaders)
-
-    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
-
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation(self.trainer.test_dataloaders)
-
-    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
-
-    def predict_step(self, batch: VideoBatch, batch_idx: int) -> list[tuple[EvalVideo, Tensor | None]]:
-        """Each video with its mean probabilities (num_classes,) on the CPU; None where decoding failed."""
-        return [
-            (
-                video,
-                None
-                if video.error is not None
-                else self.view_probabilities(video.frames, video.index, video.crops).mean(dim=0).cpu(),
-            )
-            for video in batch.videos
-        ]
-
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -285,14 +233,7 @@ class VideoClassifier(LightningModule):
         checkpoint_format.require_same_architecture(stored["architecture"], self.architecture, "checkpoint")
         if stored["class_names"] is not None:
             names = tuple(stored["class_names"])
-            if self.class_names is not None and names != self.class_names:
-                different = next(
-                    i for i, pair in enumerate(zip(names, self.class_names, strict=True)) if pair[0] != pair[1]
-                )
-                raise UsageError(
-                    f"class names: class {different} is {names[different]!r} in the checkpoint and "
-                    f"{self.class_names[different]!r} in the data; set data.class_names to the checkpoint's order"
-                )
+            require_same_classes(names, self.class_names)
             self.class_names = names
         if self.clip is None and stored["clip"] is not None:
             self.clip = ClipSpec.from_dict(stored["clip"])

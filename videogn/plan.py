@@ -45,6 +45,9 @@ class _PlanCLI(VideoCLI):
     def _set_seed(self) -> None:
         pass
 
+    def _parse_init_from(self, subcommand: str) -> None:
+        pass  # the file is not needed to count, nor are its pixels
+
     def instantiate_classes(self) -> None:
         with torch.device("meta"):
             super().instantiate_classes()

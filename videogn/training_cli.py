@@ -22,6 +22,7 @@ from videogn.callbacks import AverageStatistics, DataWait, PredictionsWriter, Ru
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
+from videogn.weights import read_source
 
 # Lightning's remarks on what this command does on purpose.
 _NOISE = (
@@ -29,6 +30,7 @@ _NOISE = (
     "Experiment logs directory .* exists and is not empty",  # the run's own configuration and TensorBoard file
     "It is recommended to use `self.log",  # the metric has exchanged its states itself, counting each video once
     "The dirpath has changed from",  # a resumed run writes into a folder of its own
+    r"Found \d+ module\(s\) in eval mode",  # stages that are frozen
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 _USAGE = "videogn {command} [-c CONFIG.yaml ...] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
@@ -100,6 +102,8 @@ class VideoCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if not path:
+            self._parse_init_from(subcommand)
         if not path or not (Path(path).is_file() or os.sep in str(path) or str(path).endswith(".ckpt")):
             return  # "best", "last", "hpc": Lightning's own words, resolved when the run starts
         stored = checkpoint_format.read(path)
@@ -111,6 +115,22 @@ class VideoCLI(LightningCLI):
         self.parse_arguments(self.parser, self._arguments)
         asked = self.config[subcommand].model.as_dict()
         checkpoint_format.require_same_architecture(architecture, asked, path)
+
+    def _parse_init_from(self, subcommand: str) -> None:
+        """Take mean and std of the pixels from the file of weights as defaults; conflicts are refused at the start."""
+        model = self.config[subcommand].model
+        if not model.init_from:
+            if model.freeze_stages:
+                raise UsageError(
+                    f"--model.freeze_stages {model.freeze_stages}: the stages would keep random weights; set "
+                    "--model.init_from to the weights that they should keep"
+                )
+            return
+        pixels = read_source(model.init_from).pixels
+        if pixels is not None:
+            mean, std = map(list, pixels)
+            self._parser(subcommand).set_defaults({"data.clip.mean": mean, "data.clip.std": std})
+            self.parse_arguments(self.parser, self._arguments)
 
     def instantiate_classes(self) -> None:
         try:
