@@ -12,7 +12,7 @@ import torch
 from runs import metrics, run
 
 import videogn
-from videogn.checkpoint import KEY
+from videogn.checkpoint import KEY, description, write_weights
 from videogn.cli import main
 from videogn.data.batches import ClipBatch
 from videogn.data.demo import MOTIONS
@@ -109,7 +109,15 @@ def test_every_norm_goes_through_the_command_line(norm, tiny_config, tmp_path):
     """fit, resume, validate, load: the weights that come back are those that were saved."""
     kwargs = json.dumps(NORM_KWARGS.get(norm))
     options = ["--model.norm", norm, "--model.norm_kwargs", kwargs]
-    assert run("fit", tiny_config, tmp_path, *options) == 0
+    start = []
+    if norm == "frozen_bn":  # starts from a trained network alone
+        start = ["--model.init_from", str(tmp_path / "bn.safetensors")]
+        trained = VideoClassifier(8, variant="8x8", width=8, norm="bn")
+        for name, tensor in trained.network.state_dict().items():
+            if "running" in name:
+                tensor.uniform_(0.5, 1.5)
+        write_weights(start[1], trained.network.state_dict(), description(trained.architecture, None, None))
+    assert run("fit", tiny_config, tmp_path, *options, *start) == 0
     saved = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     model = videogn.load(saved)
     assert model.hparams["norm"] == norm

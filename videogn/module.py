@@ -129,6 +129,7 @@ class VideoClassifier(VideoEvaluation):
         self._initial = (
             InitialWeights(init_from, inflate, convert_norm, tuple(init_ignore or ())) if init_from else None
         )
+        self.train()
         self.class_names: tuple[str, ...] | None = None
         self.clip: ClipSpec | None = None
         self.clips_per_step: int | None = None
@@ -157,7 +158,6 @@ class VideoClassifier(VideoEvaluation):
             check_classes(datamodule.class_names, self.hparams["num_classes"])
             self.class_names = datamodule.class_names or self.class_names
             self.clip = datamodule.clip
-        self._take_initial_weights(stage)
         check_sync_batchnorm(self.hparams["norm"], self.trainer.strategy)
         if stage == "fit" and datamodule is not None:
             check_splits(self.network, datamodule.batch_size)
@@ -169,20 +169,26 @@ class VideoClassifier(VideoEvaluation):
         if stage == "fit" and self.compile_network:
             compile_for_training(self.network, self.trainer.strategy.root_device)
 
-    def _take_initial_weights(self, stage: str) -> None:
-        """Once, before the optimiser and DDP see the network; a checkpoint that is resumed takes their place."""
-        resumed = self.trainer.ckpt_path
-        if self._initial is not None and resumed:
-            rank_zero_info(f"model.init_from {self._initial.path} is not read: the weights are those of {resumed}")
-        elif self._initial is not None:
-            names, new_head = self.class_names, stage == "fit"
+    def on_fit_start(self) -> None:
+        self._take_initial_weights(new_head=True)
+        check_frozen_statistics(self.network)
+
+    def on_validation_start(self) -> None:
+        self._take_initial_weights(new_head=False)
+
+    def on_test_start(self) -> None:
+        self._take_initial_weights(new_head=False)
+
+    def on_predict_start(self) -> None:
+        self._take_initial_weights(new_head=False)
+
+    def _take_initial_weights(self, new_head: bool) -> None:
+        """Once, and on every process. Not in ``setup``, where it is not known whether a checkpoint will be restored."""
+        if self._initial is not None:
+            names = self.class_names
             report = self._initial.load(self.network, self.architecture, self.clip, names, new_head=new_head)
             rank_zero_info(report.text())
             self._initial = None
-        if stage == "fit":
-            self.train()  # Lightning leaves modes as they are: frozen stages are in evaluation
-            if not resumed:
-                check_frozen_statistics(self.network)
 
     def train(self, mode: bool = True) -> VideoClassifier:
         """As for any module, but stages that are frozen stay in evaluation, so that their statistics do."""
@@ -230,6 +236,9 @@ class VideoClassifier(VideoEvaluation):
         stored = checkpoint.get(checkpoint_format.KEY)
         if stored is None:
             raise UsageError("this checkpoint was not written by videogn: it has no description of its network")
+        if self._initial is not None:
+            rank_zero_info(f"model.init_from {self._initial.path} is not read: the weights are the checkpoint's")
+            self._initial = None
         checkpoint_format.require_same_architecture(stored["architecture"], self.architecture, "checkpoint")
         if stored["class_names"] is not None:
             names = tuple(stored["class_names"])
