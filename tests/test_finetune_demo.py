@@ -51,23 +51,24 @@ def small(tmp_path, monkeypatch, halves):
 
 
 def test_all_of_it_in_small(small, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "BATCHES", (2,))
     monkeypatch.setattr(demo, "write_result", lambda *result: results.append(result))
     results = []
     monkeypatch.setattr(sys, "argv", ["finetune_demo.py", "--seeds", "3", "--folder", str(small), "--json"])
     assert demo.main() == 0
     output = capsys.readouterr()
-    assert "8 of 8" in output.err
+    assert "4 of 4" in output.err
     rows = [line.split(" | ")[:2] for line in output.out.splitlines() if line.startswith(("| bn", "| gn"))]
-    assert rows == [["| bn", "8"], ["| bn", "2"], ["| gn", "8"], ["| gn", "2"]]
+    assert rows == [["| bn", "2"], ["| gn", "2"]]
     [(name, _, fields)] = results
     assert (name, fields["val_videos"], fields["seeds"]) == ("finetune_demo", 4, [3])
-    assert len(fields["top1"]) == 8
+    assert len(fields["top1"]) == 4
     assert all(len(values) == 1 for values in fields["top1"].values())
     json.dumps(fields)
 
     weights = {
         name: torch.load(small / name / "version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("pretrain_gn", "gn_batch8_pre-trained_seed3", "gn_batch8_nothing_seed3")
+        for name in ("pretrain_gn", "gn_batch2_pre-trained_seed3", "gn_batch2_nothing_seed3")
     }
     stem = "network.blocks.0.conv.weight"
     before, after, without = (state[stem] for state in weights.values())
