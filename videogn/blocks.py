@@ -3,6 +3,9 @@
 pytorchvideo's classes, so that its parameter names hold, with a forward of their own in which norm + ReLU + convolution
 is one unit: that unit is what the ``memory`` option recomputes in the backward pass.
 
+Units are non-reentrant checkpoints: they keep their input and their norms' statistics, and the backward pass runs norm
+and ReLU again. It ends there: a convolution or a pool at the end of a unit is not computed again.
+
 The constructors here set the attributes themselves and do not call pytorchvideo's: those assign every local variable to
 the object, ``__class__`` among them, which turns an instance of a subclass into one of the parent.
 """
@@ -10,25 +13,25 @@ the object, ``__class__`` among them, which turns an instance of a subclass into
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 with warnings.catch_warnings():
     # fvcore, below pytorchvideo, scripts a loss on import, and torch warns of it: nothing that a user could act on.
     warnings.simplefilter("ignore", FutureWarning)
-    from pytorchvideo.models.resnet import BottleneckBlock, ResBlock
+    from pytorchvideo.models.resnet import BottleneckBlock, ResBlock, ResStage
     from pytorchvideo.models.stem import ResNetBasicStem
 
-from videogn.norms.renorm import BatchRenorm
+from videogn.norms import BatchNorm, BatchRenorm, FrozenBatchNorm, KeptStatistics, SubBatchNorm
 
 Norm = Callable[[int], nn.Module]
+End = Callable[[Tensor], Tensor]
 Conv = Callable[..., nn.Conv3d]
 Memory = Literal["standard", "keep", "recompute", "low", "lowest"]
 Triple = tuple[int, int, int]
@@ -50,9 +53,7 @@ class Stem(ResNetBasicStem):
         # The pool covers 3 frames only where it also strides over them.
         pool_frames = 3 if stride == 2 else 1
         nn.Module.__init__(self)
-        self.conv = conv(
-            3, width, (frames, 7, 7), stride=(stride, 2, 2), padding=(frames // 2, 3, 3), bias=False
-        )
+        self.conv = conv(3, width, (frames, 7, 7), stride=(stride, 2, 2), padding=(frames // 2, 3, 3), bias=False)
         self.norm = norm(width)
         self.activation = nn.ReLU(inplace=True)
         self.pool = MaxPool((pool_frames, 3, 3), stride=(stride, 2, 2), padding=(pool_frames // 2, 1, 1))
@@ -60,8 +61,8 @@ class Stem(ResNetBasicStem):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        recompute = recomputes(self.memory, x) != "keep"
-        return _maybe_recomputed(self, recompute, _norm_relu_then, self.norm, self.activation, self.pool, x)
+        unit = _recomputed if recomputes(self, x) != "keep" else _plainly
+        return unit(_norm_relu_then, self.norm, self.activation, self.pool, x)
 
 
 class Bottleneck(BottleneckBlock):
@@ -104,18 +105,23 @@ class Bottleneck(BottleneckBlock):
         self.norm_c = norm(dim_out)
         self.memory = memory
 
-    def forward(self, x: Tensor) -> Tensor:
-        mode = recomputes(self.memory, x)
-        recompute = mode in ("recompute", "low")
+    def forward(self, x: Tensor, end: End | None = None) -> Tensor:
+        """The output of the last norm, or what ``end`` makes of it, as a part of the last norm's unit."""
+        mode = recomputes(self, x)
+        unit = _recomputed if mode in ("recompute", "low") else _plainly
         x = self.conv_a(x)
-        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_a, self.act_a, self.conv_b, x)
+        x = unit(_norm_relu_then, self.norm_a, self.act_a, self.conv_b, x)
         if mode == "low":
-            return _maybe_recomputed(self, True, self._last, x)
-        x = _maybe_recomputed(self, recompute, _norm_relu_then, self.norm_b, self.act_b, self.conv_c, x)
-        return self.norm_c(x)
+            return unit(self._last, x, end)
+        x = unit(_norm_relu_then, self.norm_b, self.act_b, self.conv_c, x)
+        return self.norm_c(x) if end is None else unit(self._end, x, end)
 
-    def _last(self, x: Tensor) -> Tensor:
-        return self.norm_c(self.conv_c(self.act_b(self.norm_b(x))))
+    def _last(self, x: Tensor, end: End | None) -> Tensor:
+        x = self.norm_c(self.conv_c(self.act_b(self.norm_b(x))))
+        return x if end is None else end(x)
+
+    def _end(self, x: Tensor, end: End) -> Tensor:
+        return end(self.norm_c(x))
 
 
 class ResidualBlock(ResBlock):
@@ -171,14 +177,29 @@ class ResidualBlock(ResBlock):
                 raise ValueError(f"{bottleneck.norm_c} has no weight that could start at zero; use an affine norm")
             nn.init.zeros_(gamma)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _maybe_recomputed(self, self.memory == "lowest", self._block, x)
+    def forward(self, x: Tensor, pool: nn.Module | None = None) -> Tensor:
+        """The block's output; with ``pool`` that of the pool behind it, which then is in one unit with the ReLU."""
+        unit = _recomputed if recomputes(self, x) == "lowest" else _plainly
+        return unit(self._block, x, pool)
 
-    def _block(self, x: Tensor) -> Tensor:
+    def _block(self, x: Tensor, pool: nn.Module | None) -> Tensor:
         shortcut = x
         if self.branch1_conv is not None and self.branch1_norm is not None:
             shortcut = self.branch1_norm(self.branch1_conv(x))
-        return self.activation(shortcut + self.branch2(x))
+        if pool is None:
+            return self.activation(shortcut + self.branch2(x))
+        return self.branch2(x, lambda y: pool(self.activation(shortcut + y)))
+
+
+class Stage(ResStage):
+    """Residual blocks one after another."""
+
+    def forward(self, x: Tensor, pool: nn.Module | None = None) -> Tensor:
+        """The last block's output, or that of ``pool`` behind it: see :class:`ResidualBlock`."""
+        *blocks, last = self.res_blocks
+        for block in blocks:
+            x = block(x)
+        return last(x, pool)
 
 
 class MaxPool(nn.MaxPool3d):
@@ -214,56 +235,48 @@ class Head(nn.Module):
         self.proj = nn.Linear(dim_in, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A mean, not AdaptiveAvgPool3d: that one has no deterministic backward on CUDA.
-        return self.proj(self.dropout(x.mean(dim=(2, 3, 4))))
+        # A mean, not AdaptiveAvgPool3d: that one has no deterministic backward on CUDA. With the channels moved last,
+        # the gradient is channels-last too.
+        return self.proj(self.dropout(x.movedim(1, 4).mean(dim=(1, 2, 3))))
 
 
-def recomputes(memory: Memory, x: Tensor) -> Memory:
-    """``memory``, or what ``"standard"`` means: ``"recompute"`` for ``x`` on a CUDA device, ``"keep"`` elsewhere."""
-    if memory != "standard":
-        return memory
-    return "recompute" if x.device.type == "cuda" else "keep"
+def recomputes(module: nn.Module, x: Tensor) -> Memory:
+    """What ``module.memory`` says of this pass over ``x``: ``"keep"``, ``"recompute"``, ``"low"`` or ``"lowest"``.
+
+    ``"standard"`` is ``"recompute"`` on a CUDA device and ``"keep"`` elsewhere. Without a backward pass to come, and
+    while compiling (a compiler decides itself what it keeps), everything is ``"keep"``; so it is with layers that move
+    running statistics in each of their passes, such as SyncBatchNorm.
+    """
+    memory: Memory = module.memory  # type: ignore[assignment]
+    if memory == "standard":
+        memory = "recompute" if x.device.type == "cuda" else "keep"
+    if memory == "keep" or not (module.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return "keep"
+    return memory if all(_can_run_again(m) for m in module.modules()) else "keep"
+
+
+def _can_run_again(layer: nn.Module) -> bool:
+    ours = isinstance(layer, BatchNorm | BatchRenorm | SubBatchNorm | FrozenBatchNorm)
+    return ours or not isinstance(layer, _NormBase)
 
 
 def _norm_relu_then(norm: nn.Module, activation: nn.Module, after: nn.Module, x: Tensor) -> Tensor:
     return after(activation(norm(x)))
 
 
-def _maybe_recomputed(owner: nn.Module, recompute: bool, function: Callable[..., Tensor], *args: object) -> Tensor:
-    """``function(*args)``, whose inner activations are dropped and computed again in backward if ``recompute``."""
-    if not (recompute and owner.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return function(*args)  # a compiler decides itself what it keeps
-    if any(isinstance(m, BatchRenorm) for m in owner.modules()):
-        return function(*args)  # its output depends on running statistics, which have moved on by then
+def _plainly(function: Callable[..., Tensor], *args: object) -> Tensor:
+    return function(*args)
+
+
+def _recomputed(function: Callable[..., Tensor], *args: object) -> Tensor:
+    """``function(*args)``, whose inner activations are dropped and computed again in backward."""
+    statistics = KeptStatistics()
     result = checkpoint(
         function,
         *args,
         use_reentrant=False,
         preserve_rng_state=False,  # nothing inside is random
-        context_fn=partial(_recompute_contexts, owner),
+        context_fn=lambda: (statistics.first, statistics.again),
     )
     assert isinstance(result, Tensor)
     return result
-
-
-def _recompute_contexts(owner: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _running_statistics_held(owner)
-
-
-@contextmanager
-def _running_statistics_held(module: nn.Module) -> Iterator[None]:
-    """Batch norms inside normalise with batch statistics but update nothing: the first forward has updated already.
-
-    By a momentum of 0, not by ``track_running_stats = False``: without the running pair torch's kernel would save
-    fewer tensors than in the first forward, which the checkpoint refuses.
-    """
-    layers: list[Any] = [m for m in module.modules() if hasattr(m, "num_batches_tracked")]
-    before = [(m.momentum, m.num_batches_tracked.clone()) for m in layers]
-    for m in layers:
-        m.momentum = 0.0
-    try:
-        yield
-    finally:
-        for m, (momentum, count) in zip(layers, before, strict=True):
-            m.momentum = momentum
-            m.num_batches_tracked.copy_(count)

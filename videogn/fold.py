@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from videogn.blocks import Bottleneck, ResidualBlock, Stem
-from videogn.norms import BatchNorm, BatchRenorm, FrozenBatchNorm, SubBatchNorm, WSConv3d, standardize_weight
+from videogn.norms import (
+    BatchNorm,
+    BatchRenorm,
+    Conv3d,
+    FrozenBatchNorm,
+    SubBatchNorm,
+    WSConv3d,
+    standardize_weight,
+)
 
 # Which norm follows which convolution, by the blocks' own forward passes.
 _PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
@@ -53,7 +61,7 @@ def fold_batch_norm(network: nn.Module) -> int:
     for block in network.modules():
         for conv_name, norm_name in _PAIRS.get(type(block), ()):
             conv, norm = getattr(block, conv_name), getattr(block, norm_name)
-            if type(conv) not in (nn.Conv3d, WSConv3d):
+            if type(conv) not in (Conv3d, WSConv3d):
                 continue
             # Standardised as in the forward pass, in the weight's own dtype: that is what the network computes.
             weight = standardize_weight(conv.weight) if type(conv) is WSConv3d else conv.weight
@@ -81,10 +89,10 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Ten
     return scaled.to(weight.dtype), shift.to(weight.dtype)
 
 
-def _plain(conv: nn.Conv3d, weight: Tensor, bias: Tensor | None) -> nn.Conv3d:
+def _plain(conv: Conv3d, weight: Tensor, bias: Tensor | None) -> Conv3d:
     """A convolution like ``conv`` with other parameters, which train no more."""
     with torch.device("meta"):
-        new = nn.Conv3d(
+        new = Conv3d(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,  # type: ignore[arg-type]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pytorchvideo.models.resnet import ResStage
 from torch import Tensor, nn
 
-from videogn.blocks import Conv, Head, MaxPool, Memory, Norm, ResidualBlock, Stem
-from videogn.norms import WSConv3d, make_norm
+from videogn.blocks import Conv, Head, MaxPool, Memory, Norm, ResidualBlock, Stage, Stem, recomputes
+from videogn.norms import Conv3d, WSConv3d, make_norm
 
 Depth = Literal[50, 101]
 Variant = Literal["32x2", "8x8", "2d"]
@@ -63,7 +62,7 @@ class I3DResNet(nn.Module):
                 )
                 res_blocks.append(block)
                 dim_in = dim_out
-            blocks.append(ResStage(nn.ModuleList(res_blocks)))
+            blocks.append(Stage(nn.ModuleList(res_blocks)))
             if stage == 0:
                 blocks.append(nn.Identity() if variant == "2d" else MaxPool((2, 1, 1), stride=(2, 1, 1)))
             dim_inner *= 2
@@ -83,7 +82,11 @@ class I3DResNet(nn.Module):
             raise ValueError(f"expected clips (B, 3, T, H, W), found shape {tuple(x.shape)}")
         if x.shape[2] < self.min_frames:
             raise ValueError(f"expected at least {self.min_frames} frames per clip, found {x.shape[2]}")
-        for block in self.blocks:
+        stem, res2, pool2, *others = self.blocks
+        x = stem(x)
+        # Only where it saves memory is the pool in one unit with the block before: hooks on res2 see its own output.
+        x = pool2(res2(x)) if recomputes(stem, x) == "keep" else res2(x, pool2)
+        for block in others:
             x = block(x)
         return x
 
@@ -112,12 +115,12 @@ def i3d_resnet(
         dropout: probability before the classifier.
         width: channels of the stem; 64 is the standard network.
         memory: what the backward pass recomputes instead of keeping it. ``"keep"``: nothing but the places of the
-            max-pools' maxima. ``"recompute"``: the norm and ReLU before each convolution and before the stem's pool.
+            max-pools' maxima. ``"recompute"``: the norm and ReLU before each convolution and before each pool.
             ``"low"``: also the 1x1x1 convolution before a bottleneck's last norm. ``"lowest"``: whole residual blocks,
             about one more forward pass. ``"standard"``: ``"recompute"`` on a CUDA device, ``"keep"`` on others, where
-            time is dearer than memory. Results are the same; batch norms update their running statistics once. Norms
-            that depend on what changes in between are never recomputed: with ``brn``, and with a norm given as a
-            callable, ``"standard"`` is ``"keep"``, and ``brn`` allows nothing else.
+            time is dearer than memory. Results are the same: norms are run again with the statistics of the first
+            pass, and running statistics move once. A norm given as a callable is kept by ``"standard"``, because it
+            may change in between; the other options run it again unless it is a batch norm of others.
         zero_init_last_norm: start the last gamma of each residual block at 0 (Wu & He, section 4.1), else at 1.
 
     Raises:
@@ -131,16 +134,14 @@ def i3d_resnet(
             raise ValueError(f"{name}: expected at least 1, found {value}")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout: expected a probability in [0, 1), found {dropout}")
-    if norm == "brn" and memory not in ("standard", "keep"):
-        raise ValueError(f"memory={memory!r} recomputes norm layers, which brn does not allow; use memory='keep'")
-    if memory == "standard" and (norm == "brn" or not isinstance(norm, str)):
+    if memory == "standard" and not isinstance(norm, str):
         memory = "keep"
     if isinstance(norm, str):
-        make, conv = make_norm(norm, **(norm_kwargs or {})), WSConv3d if norm == "gn_ws" else nn.Conv3d
+        make, conv = make_norm(norm, **(norm_kwargs or {})), WSConv3d if norm == "gn_ws" else Conv3d
     elif norm_kwargs:
         raise ValueError(f"norm_kwargs={dict(norm_kwargs)} belong to a named norm; found norm={norm!r}")
     else:
-        make, conv = norm, nn.Conv3d
+        make, conv = norm, Conv3d
     return I3DResNet(
         num_classes=num_classes,
         depth=depth,

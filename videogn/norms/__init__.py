@@ -1,9 +1,11 @@
 """The variable of the experiment: normalisation layers by name, for any module. Imports torch alone."""
 
 from .batch import BatchNorm
+from .convolution import Conv3d
 from .factory import BATCH_NORMS, NORMS, check_sync, make_norm
 from .frozen import FrozenBatchNorm
 from .group import GroupNorm, InstanceNorm, LayerNorm, group_norm
+from .kept import KeptStatistics
 from .renorm import BatchRenorm
 from .replace import is_norm, norm_parameters, replace_norms
 from .standardize import WSConv1d, WSConv2d, WSConv3d, standardize_conv, standardize_weight
@@ -15,9 +17,11 @@ __all__ = [
     "NORMS",
     "BatchNorm",
     "BatchRenorm",
+    "Conv3d",
     "FrozenBatchNorm",
     "GroupNorm",
     "InstanceNorm",
+    "KeptStatistics",
     "LayerNorm",
     "SubBatchNorm",
     "WSConv1d",

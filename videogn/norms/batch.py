@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _NormBase
 
 from .common import at_least_float32, check_arguments, check_input
+from .kept import kept
 
 
 class BatchNorm(nn.BatchNorm3d):
@@ -41,6 +45,11 @@ class BatchNorm(nn.BatchNorm3d):
             check_batch(input, input.shape[0], "bn")
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            statistics = kept(lambda: self._batch_statistics(input))
+            if statistics is not None:
+                mean, var = statistics
+                return normalise_with_batch(input, mean, var, self.weight, self.bias, self.eps)
         if at_least_float32(self.weight) is self.weight:
             return super().forward(input)
         # A layer converted to half precision: torch's CPU kernel would keep the batch's statistics in half precision.
@@ -54,6 +63,67 @@ class BatchNorm(nn.BatchNorm3d):
             for running, new in zip(running_pair(self), (mean, var), strict=True):
                 running.copy_(new)
         return out
+
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._check_input_dim(x)
+        mean, var = batch_moments(x)
+        if self.track_running_stats:
+            update_running(self, mean, var, x.numel() // x.shape[1])
+        return mean, var
+
+
+@torch.library.custom_op("videogn::batch_moments", mutates_args=())
+def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every channel of (N, C, ...), in float32 or better: two tensors (C,).
+
+    Those of torch's batch norm, in one pass over ``x``.
+    """
+    unused = x.new_empty(x.shape[1], dtype=at_least_float32(x.new_empty(0)).dtype)
+    mean, var = torch.ops.aten.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
+    return mean, var
+
+
+@batch_moments.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.new_empty(x.shape[1], dtype=at_least_float32(x.new_empty(0)).dtype)
+    return mean, torch.empty_like(mean)
+
+
+def normalise_with_batch(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Batch norm whose batch statistics are known: (x - mean) / sqrt(var + eps) * weight + bias.
+
+    Args:
+        x: (N, C, spatial...).
+        mean: of every channel of ``x``, (C,), in float32 or better.
+        var: biased variances of the channels, likewise.
+        weight: (C,).
+        bias: (C,).
+        eps: added to the variance.
+
+    Returns:
+        The output in the dtype and the memory format of ``x``. The gradient of ``x`` counts that the statistics are
+        its own. Differentiable once.
+    """
+    return _WithBatchStatistics.apply(x, mean, var, at_least_float32(weight), at_least_float32(bias), eps)
+
+
+class _WithBatchStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, mean, var, weight)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, var, weight = ctx.saved_tensors
+        needed = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
+        rstd = (var + ctx.eps).rsqrt()
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, rstd, True, ctx.eps, needed
+        )
+        return grad_x, None, None, grad_weight, grad_bias, None
 
 
 def running_pair(layer: _NormBase) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,14 @@ from torch.autograd.function import once_differentiable
 
 from . import group_cpu
 from .common import at_least_float32, check_arguments, check_input
+from .kept import Statistics, kept
 
 DEFAULT_GROUPS = 32
 
 
-def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, statistics: Statistics | None = None
+) -> Tensor:
     """Normalises every sample over its spatial positions and the channels of a group.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias,   var biased
@@ -26,6 +29,7 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
         weight: (C,).
         bias: (C,).
         eps: added to the variance.
+        statistics: those of :func:`group_statistics` for this ``x``, where they are known; gradients are the same.
 
     Returns:
         y, in the dtype and the memory format of ``x``, under autocast too. Statistics and arithmetic are in float32,
@@ -35,32 +39,59 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
     # turns its output into float32. For the CPU see group_cpu.
     if torch.compiler.is_compiling():
         return _normalise(x, num_groups, weight, bias, eps)[0]  # the compiler decides what to keep for the backward
-    function = group_cpu.GroupNormCPU if group_cpu.takes(x) else _GroupNorm
-    return function.apply(x, num_groups, weight, bias, eps)
+    on_cpu = group_cpu.takes(x)
+    if on_cpu and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad)):
+        return group_cpu.forward(x, num_groups, weight, bias, eps, statistics)[0]
+    function = group_cpu.GroupNormCPU if on_cpu else _GroupNorm
+    return function.apply(x, num_groups, weight, bias, eps, *(statistics or ()))
+
+
+@torch.no_grad()
+def group_statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(var + eps) of the groups of every sample: two (N, G), in float32 or better."""
+    if group_cpu.takes(x):
+        return group_cpu.statistics(x, num_groups, eps)
+    parts = [_statistics(part, num_groups, eps)[:2] for part in x.split(_samples_at_once(x))]
+    mean, rstd = (torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*parts, strict=True))
+    return mean, rstd
 
 
 def _per_channel(statistic: Tensor, like: Tensor) -> Tensor:
-    """(N or 1, G or C, C/G or 1) -> (N or 1, C, 1...), to be broadcast against ``like``."""
-    rows, groups, _ = statistic.shape
+    """(N, G) or (N, C) -> (N, C, 1...), to be broadcast against ``like``."""
+    rows, groups = statistic.shape
     channels = like.shape[1]
-    return statistic.expand(rows, groups, channels // groups).reshape(rows, channels, *[1] * (like.dim() - 2))
+    spread = statistic[:, :, None].expand(rows, groups, channels // groups)
+    return spread.reshape(rows, channels, *[1] * (like.dim() - 2))
 
 
-def _normalise(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns y, and mean and 1 / sqrt(var + eps) of the groups, each (N, G, 1)."""
+def _statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and 1 / sqrt(var + eps) of the groups, each (N, G), and x - mean with its squares, in float32 or better."""
     samples, channels = x.shape[:2]
     spatial = list(range(2, x.dim()))
     shape = (samples, num_groups, channels // num_groups)
     wide = at_least_float32(x)
-    mean = wide.mean(spatial).view(shape).mean(2, keepdim=True)
+    mean = wide.mean(spatial).view(shape).mean(2)
     # In two steps, first over space and then over the group: both reductions are fast in every memory format.
     centred = wide - _per_channel(mean, x)
     squares = centred.square()
-    rstd = (squares.mean(spatial).view(shape).mean(2, keepdim=True) + eps).rsqrt()
-    scale = _per_channel((rstd * weight.to(wide.dtype).view(1, *shape[1:])).view(samples, channels, 1), x)
-    shift = _per_channel(bias.to(wide.dtype).view(1, channels, 1), x)
-    # Fresh memory is what costs most on a CPU, so the squares' is used again; a compiler plans its memory itself.
-    out = torch.addcmul(shift, centred, scale, out=None if torch.compiler.is_compiling() else squares)
+    rstd = (squares.mean(spatial).view(shape).mean(2) + eps).rsqrt()
+    return mean, rstd, centred, squares
+
+
+def _normalise(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, statistics: Statistics | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns y, and mean and 1 / sqrt(var + eps) of the groups, each (N, G)."""
+    spare = None
+    if statistics is None:
+        mean, rstd, centred, spare = _statistics(x, num_groups, eps)
+    else:
+        mean, rstd = statistics
+        centred = at_least_float32(x) - _per_channel(mean, x)
+    scale = _per_channel(rstd, x) * weight.to(rstd.dtype).view(1, -1, *[1] * (x.dim() - 2))
+    shift = bias.to(rstd.dtype).view(1, -1, *[1] * (x.dim() - 2))
+    # Fresh memory is what costs most, so that of the squares is used again; a compiler plans its memory itself.
+    out = torch.addcmul(shift, centred, scale, out=None if torch.compiler.is_compiling() else spare)
     return out.to(x.dtype), mean, rstd
 
 
@@ -71,19 +102,21 @@ class _GroupNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        parts = x.split(_samples_at_once(x))
-        if len(parts) == 1:
-            out, mean, rstd = _normalise(x, num_groups, weight, bias, eps)
+    def forward(
+        ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, *statistics: Tensor
+    ) -> Tensor:
+        step = _samples_at_once(x)
+        if x.shape[0] <= step:
+            out, mean, rstd = _normalise(x, num_groups, weight, bias, eps, statistics or None)
         else:
             out = torch.empty_like(x)
-            statistics = []
-            for part, of_part in zip(parts, out.split(parts[0].shape[0]), strict=True):
-                normalised, *of_groups = _normalise(part, num_groups, weight, bias, eps)
-                of_part.copy_(normalised)
-                statistics.append(of_groups)
-                del normalised  # before the next one is there
-            mean, rstd = (torch.cat(each) for each in zip(*statistics, strict=True))
+            found = []
+            for n in range(0, x.shape[0], step):
+                part = slice(n, n + step)
+                known = (statistics[0][part], statistics[1][part]) if statistics else None
+                out[part], *of_groups = _normalise(x[part], num_groups, weight, bias, eps, known)
+                found.append(of_groups)
+            mean, rstd = (torch.cat(each) for each in zip(*found, strict=True))
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
 
@@ -106,7 +139,7 @@ class _GroupNorm(torch.autograd.Function):
                 sums.append(of_affine)
                 del of_part
             grad_weight, grad_bias = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
-        return grad_x, None, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
+        return grad_x, None, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None, None
 
 
 _VALUES_AT_ONCE = 1 << 25  # 128 MB of float32
@@ -132,13 +165,13 @@ def _gradients(
     wide = at_least_float32(grad)
     product = centred * wide
     sum_grad = wide.sum(spatial).view(shape)
-    sum_grad_hat = product.sum(spatial).view(shape) * rstd
+    sum_grad_hat = product.sum(spatial).view(shape) * rstd[:, :, None]
     grad_x = None
     if wanted:
         gamma = weight.to(centred.dtype).view(1, *shape[1:])
-        mean_g = _per_channel((sum_grad * gamma).sum(2, keepdim=True) / values * rstd, x)
-        mean_g_hat = _per_channel((sum_grad_hat * gamma).sum(2, keepdim=True) / values * rstd.square(), x)
-        scale = _per_channel((rstd * gamma).view(samples, channels, 1), x)
+        mean_g = _per_channel((sum_grad * gamma).sum(2) / values * rstd, x)
+        mean_g_hat = _per_channel((sum_grad_hat * gamma).sum(2) / values * rstd.square(), x)
+        scale = _per_channel((rstd[:, :, None] * gamma).view(samples, channels), x)
         grad_x = torch.addcmul(-mean_g, centred, -mean_g_hat, out=product).addcmul_(wide, scale).to(x.dtype)
     return grad_x, sum_grad_hat.sum(0).view(channels), sum_grad.sum(0).view(channels)
 
@@ -188,7 +221,8 @@ class GroupNorm(nn.GroupNorm):
                     f"{self.name}: expected more than 1 value per group when training, got an input of shape "
                     f"{tuple(input.shape)} and num_groups={self.num_groups}"
                 )
-        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        statistics = kept(lambda: group_statistics(input, self.num_groups, self.eps))
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps, statistics)
 
 
 class LayerNorm(GroupNorm):

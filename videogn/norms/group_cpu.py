@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .common import at_least_float32
+from .kept import Statistics
 
 _aten = torch.ops.aten
 
 
-# Largest (mean / standard deviation)² of a group with which E[x²] - E[x]² is used: it costs the variance that factor in
-# rounding errors.
-_HARMLESS = 16.0
+# Largest |mean| / standard deviation of a group with which E[x²] - E[x]² is used: it costs the variance the square of
+# that factor in rounding errors.
+_HARMLESS = 4.0
 
 
 def takes(x: Tensor) -> bool:
@@ -30,22 +31,39 @@ def takes(x: Tensor) -> bool:
     return plain and x.device.type == "cpu" and x.is_contiguous(memory_format=_memory_format(x))
 
 
+def forward(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, known: Statistics | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and mean and 1 / sqrt(var + eps) of the groups, each (N, G); the latter are taken if known."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight, bias = weight.to(wide), bias.to(wide)
+    if known is None and x.dtype != torch.float64:  # float64 is asked for by those who want all digits
+        samples, channels = x.shape[:2]
+        space = x.numel() // (samples * channels)
+        out, mean, rstd = _aten.native_group_norm(x, weight, bias, samples, channels, space, num_groups, eps)
+        # False where a value is not finite, too.
+        if float((mean * rstd).abs_().max()) <= _HARMLESS:
+            return out, mean, rstd
+    mean, rstd = known or statistics(x, num_groups, eps)
+    of_channels = _per_channel(mean, x.shape[1]), _per_channel(rstd, x.shape[1]).square_().reciprocal_()
+    return _affine(x, of_channels[0], of_channels[1], weight, bias), mean, rstd
+
+
+def statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(var + eps) of the groups, each (N, G), in float32 or better."""
+    means, variances = _moments(x, num_groups)
+    per_group = x.shape[1] // num_groups
+    return means[:, ::per_group].contiguous(), (variances[:, ::per_group] + eps).rsqrt_()
+
+
 class GroupNormCPU(torch.autograd.Function):
-    """``apply(x, num_groups, weight, bias, eps)``; see :func:`videogn.norms.group.group_norm`."""
+    """``apply(x, num_groups, weight, bias, eps, *statistics)``; see :func:`videogn.norms.group.group_norm`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        samples, channels = x.shape[:2]
-        wide = at_least_float32(x.new_empty(0)).dtype
-        weight_, bias_ = weight.to(wide), bias.to(wide)
-        space = x.numel() // (samples * channels)
-        out, mean, rstd = _aten.native_group_norm(x, weight_, bias_, samples, channels, space, num_groups, eps)
-        # Float64 is asked for by those who want all digits. The comparison is false where a value is not finite, too.
-        if x.dtype == torch.float64 or not bool((mean * rstd).square_().max() <= _HARMLESS):
-            means, variances = _moments(x, num_groups)
-            out = _affine(x, means, variances, weight_, bias_, eps)
-            per_group = channels // num_groups
-            mean, rstd = means[:, ::per_group], (variances[:, ::per_group] + eps).rsqrt()
+    def forward(
+        ctx: Any, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float, *known: Tensor
+    ) -> Tensor:
+        out, mean, rstd = forward(x, num_groups, weight, bias, eps, known or None)
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
 
@@ -66,13 +84,13 @@ class GroupNormCPU(torch.autograd.Function):
             values = x.numel() // group_mean.numel()
             of_hat = _spread(grad_weight * gamma, num_groups, -1 / values) * rstd
             constant = _spread(grad_bias * gamma, num_groups, -1 / values) * rstd
-            grad_x = _affine(x, mean, var, of_hat, constant, 0.0)
+            grad_x = _affine(x, mean, var, of_hat, constant)
             if x.dtype is mean.dtype:
                 grad_x.addcmul_(grad, (rstd * gamma).view(*mean.shape, *[1] * (x.dim() - 2)))
             else:  # torch would round the factor to the low precision; the kernel does not
                 zero = torch.zeros_like(mean)
-                grad_x.add_(_affine(grad, zero, var, gamma, zero, 0.0))
-        return grad_x, None, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype), None
+                grad_x.add_(_affine(grad, zero, var, gamma, zero))
+        return grad_x, None, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype), None, None, None
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
@@ -109,19 +127,19 @@ def _per_channel(values: Tensor, channels: int) -> Tensor:
     return values[:, :, None].expand(-1, -1, channels // groups).reshape(samples, channels).contiguous()
 
 
-def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``(x - mean) / sqrt(var + eps) * weight + bias``, rounded once; statistics (N, C), the others so or (C,)."""
+def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``(x - mean) / sqrt(var) * weight + bias``, rounded once; statistics (N, C), the others so or (C,)."""
     dtype = mean.dtype
     weight, bias = weight.to(dtype), bias.to(dtype)
     if x.shape[0] == 1:
         weight, bias = weight.view(-1), bias.view(-1)
-        return _aten.native_batch_norm(x, weight, bias, mean[0], var[0], False, 0.0, eps)[0]
+        return _aten.native_batch_norm(x, weight, bias, mean[0], var[0], False, 0.0, 0.0)[0]
     out = torch.empty_like(x)
     unused = x.new_empty(0, dtype=dtype)
     factors = (each.expand(mean.shape).unbind(0) for each in (weight, bias, mean, var))
     for sample, of_sample, w, b, m, v in zip(x.split(1), out.split(1), *factors, strict=True):
         _aten.native_batch_norm.out(
-            sample, w, b, m, v, False, 0.0, eps, out=of_sample, save_mean=unused, save_invstd=unused
+            sample, w, b, m, v, False, 0.0, 0.0, out=of_sample, save_mean=unused, save_invstd=unused
         )
     return out
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from .batch import check_batch, normalise_with_running, running_pair, update_running
+from .batch import check_batch, normalise_with_batch, normalise_with_running, running_pair, update_running
 from .common import at_least_float32, channel_moments, check_arguments, check_input
+from .kept import kept
 
 
 class BatchRenorm(_NormBase):  # no _BatchNorm: a conversion to SyncBatchNorm would silently make it plain batch norm
@@ -81,19 +81,20 @@ class BatchRenorm(_NormBase):  # no _BatchNorm: a conversion to SyncBatchNorm wo
         if not self.training:
             return normalise_with_running(self, x)
         check_batch(x, x.shape[0], "brn")
-        with torch.no_grad():
-            mean, var = channel_moments(x)
-            running_mean, running_var = map(at_least_float32, running_pair(self))
-            sigma = (running_var + self.eps).sqrt()
-            r_max, d_max = self.limits()
-            r = ((var + self.eps).sqrt() / sigma).clamp(1.0 / r_max, r_max)
-            d = ((mean - running_mean) / sigma).clamp(-d_max, d_max)
+        mean, var, r, d = kept(lambda: self._batch_statistics(x)) or self._batch_statistics(x)
         # r and d are per channel, so they fold into the affine: (x̂ · r + d) · w + b = x̂ · (r · w) + (d · w + b).
         weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
-        out = F.batch_norm(x, None, None, weight * r, weight * d + bias, training=True, eps=self.eps)
+        return normalise_with_batch(x, mean, var, weight * r, weight * d + bias, self.eps)
+
+    @torch.no_grad()
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean and biased variance of the batch, r and d, each (C,); then the running pair moves."""
+        mean, var = channel_moments(x)
+        running_mean, running_var = map(at_least_float32, running_pair(self))
+        r, d = _correction(mean, var, running_mean, running_var, *self.limits(), self.eps)
         if self.track_running_stats:
             update_running(self, mean, var, x.numel() // x.shape[1])
-        return out
+        return mean, var, r, d
 
     def extra_repr(self) -> str:
         return (
@@ -101,3 +102,21 @@ class BatchRenorm(_NormBase):  # no _BatchNorm: a conversion to SyncBatchNorm wo
             f"r_ramp_steps={self.r_ramp_steps}, d_ramp_steps={self.d_ramp_steps}, eps={self.eps}, "
             f"momentum={self.momentum}"
         )
+
+
+# An operator, because a compiler would compute r and d again for the backward pass, from a running pair that has moved.
+@torch.library.custom_op("videogn::renorm_correction", mutates_args=())
+def _correction(
+    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, r_max: Tensor, d_max: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    sigma = (running_var + eps).sqrt()
+    r = ((var + eps).sqrt() / sigma).clamp(1.0 / r_max, r_max)
+    d = ((mean - running_mean) / sigma).clamp(-d_max, d_max)
+    return r, d
+
+
+@_correction.register_fake
+def _(
+    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, r_max: Tensor, d_max: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(mean), torch.empty_like(mean)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .common import at_least_float32
+from .convolution import Conv3d
 
 WS_EPS = 1e-5
 
@@ -46,14 +47,19 @@ class WSConv2d(_Standardized, nn.Conv2d):
     """``nn.Conv2d`` with weight standardisation; see :class:`WSConv3d`."""
 
 
-class WSConv3d(_Standardized, nn.Conv3d):
+class WSConv3d(_Standardized, Conv3d):
     """``nn.Conv3d`` whose weight is standardised per output filter in every forward pass; same arguments and keys.
 
     See :func:`standardize_weight` for the formula. ValueError for filters of a single weight.
     """
 
 
-_TWINS: tuple[tuple[Any, Any], ...] = ((nn.Conv1d, WSConv1d), (nn.Conv2d, WSConv2d), (nn.Conv3d, WSConv3d))
+_TWINS: tuple[tuple[Any, Any], ...] = (
+    (nn.Conv1d, WSConv1d),
+    (nn.Conv2d, WSConv2d),
+    (Conv3d, WSConv3d),
+    (nn.Conv3d, WSConv3d),
+)
 
 
 def standardize_conv(conv: Any) -> nn.Module:

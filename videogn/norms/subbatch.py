@@ -6,13 +6,15 @@ Ghost batch norm of Hoffer et al. 2017 (arXiv 1705.08741, algorithm 1), sub-batc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
-from .batch import check_batch, normalise_with_running, update_running
-from .common import at_least_float32, check_arguments, check_input
+from .batch import batch_moments, check_batch, normalise_with_batch, normalise_with_running, update_running
+from .common import check_arguments, check_input
+from .kept import kept
 
 DEFAULT_SPLITS = 2
 
@@ -73,20 +75,22 @@ class SubBatchNorm(_NormBase):  # no _BatchNorm: a conversion to SyncBatchNorm w
             return normalise_with_running(self, x)
         size = self.samples_per_split(x.shape[0])
         check_batch(x, size, "sub_bn")
-        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
-        outs, means, variances = [], [], []
-        for split in x.split(size):
-            # With momentum 1 the kernel leaves the split's own mean and unbiased variance in these two.
-            mean, var = torch.zeros_like(weight.detach()), torch.zeros_like(weight.detach())
-            outs.append(F.batch_norm(split, mean, var, weight, bias, training=True, momentum=1.0, eps=self.eps))
-            means.append(mean)
-            variances.append(var)
-        if self.track_running_stats:
-            count = size * x.shape[2:].numel()
-            within = torch.stack(variances).mean(0) * ((count - 1) / count)
-            between = torch.stack(means).var(0, correction=0)
-            update_running(self, torch.stack(means).mean(0), within + between, count * len(outs))
+        splits = x.split(size)
+        means, variances = kept(lambda: self._batch_statistics(splits)) or self._batch_statistics(splits)
+        outs = [
+            normalise_with_batch(split, mean, var, self.weight, self.bias, self.eps)
+            for split, mean, var in zip(splits, means, variances, strict=True)
+        ]
         return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+    @torch.no_grad()
+    def _batch_statistics(self, splits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Means and biased variances of the splits, each (splits, C); then the running pair moves."""
+        means, variances = (torch.stack(each) for each in zip(*map(batch_moments, splits), strict=True))
+        if self.track_running_stats:
+            count = sum(split.numel() for split in splits) // splits[0].shape[1]
+            update_running(self, means.mean(0), variances.mean(0) + means.var(0, correction=0), count)
+        return means, variances
 
     def extra_repr(self) -> str:
         splits = f"num_splits={self.num_splits}" if self.num_splits else f"split_size={self.split_size}"
