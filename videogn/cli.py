@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from videogn.data_cli import add_data_commands
 from videogn.errors import UsageError, VideoError
+from videogn.weights_cli import add_weights_commands
 
 if TYPE_CHECKING:
     from videogn.inference import Prediction
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     classify.set_defaults(run=_classify)
 
     add_data_commands(commands)
+    add_weights_commands(commands)
     return parser
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from videogn.norms import average_statistics, recompute_statistics
 
@@ -45,7 +45,9 @@ class PreciseBN(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        recompute_statistics(pl_module, self._clips(trainer, pl_module))
+        # Stages that are frozen keep their statistics.
+        trained = [m for m in pl_module.network.blocks if any(p.requires_grad for p in m.parameters())]  # type: ignore
+        recompute_statistics(nn.ModuleList(trained), self._clips(trainer, pl_module), forward=pl_module)
         if trainer.world_size > 1:
             average_statistics(pl_module)
 

@@ -46,6 +46,8 @@ def transfer(
     compares within the group. ``convert_norm`` therefore takes the convolutions and the classifier alone, and leaves
     the network's norms at their initial values.
 
+    Counters of batches are not taken: brn's limits rise anew.
+
     Args:
         network: takes the weights.
         architecture: of the network: ``depth``, ``variant``, ``width``, ``norm`` and ``norm_kwargs``.
@@ -187,17 +189,17 @@ def _check_norm(architecture: Mapping[str, Any], source: Source, network: I3DRes
         groups = [_groups(n, k, channels) for n, k in ((theirs, source.norm_kwargs), (ours, kwargs))]
         if groups[0] == groups[1]:
             return False
-        theirs, ours = (f"{n} with {g[0]} groups" for n, g in zip((theirs, ours), groups, strict=True))
+        theirs, ours = (f"{n} ({_count(g)})" for n, g in zip((theirs, ours), groups, strict=True))
     if convert:
         return True
-    lost = "the file's running statistics have no place in it. " if theirs in _BATCH else ""
-    lost = "it needs running statistics, which the file does not have. " if ours in _BATCH else lost
+    lost = "The file's running statistics have no place in it. " if theirs in _BATCH else ""
+    lost = "It needs running statistics, which the file does not have. " if ours in _BATCH else lost
     same = [name for name in _BATCH if name != source.norm] if source.norm in _BATCH else []
     arguments = f" and its norm_kwargs {dict(source.norm_kwargs)}" if source.norm_kwargs else ""
     raise UsageError(
         f"{source.path}: the weights were trained with norm {theirs}, the network has {ours}. Gamma and beta would "
         "copy over without a missing key and accuracy would collapse: they were learnt for values that other "
-        f"statistics have normalised; {lost}Set --model.norm {source.norm}{arguments}"
+        f"statistics have normalised. {lost}Set --model.norm {source.norm}{arguments}"
         + (f", or one that means the same ({', '.join(same)})" if same else "")
         + "; or take the convolutions alone, with new norms that must be trained: --model.convert_norm true (weights "
         "import: --convert-norm)."
@@ -213,6 +215,11 @@ def _groups(norm: str, kwargs: Mapping[str, Any] | None, channels: Collection[in
     return [layer.num_groups for layer in layers]
 
 
+def _count(groups: list[int]) -> str:
+    numbers = sorted(set(groups))
+    return f"{numbers[0]} {'group' if numbers == [1] else 'groups'}" if len(numbers) == 1 else f"groups {numbers}"
+
+
 def _ignored(source: Source, patterns: Sequence[str]) -> dict[str, str]:
     """Name in the file -> the first pattern that matches it."""
     names = [*source.names.values(), *source.unexplained, *source.ignored]
@@ -221,7 +228,7 @@ def _ignored(source: Source, patterns: Sequence[str]) -> dict[str, str]:
         matches = fnmatch.filter(names, pattern)
         if not matches:
             raise UsageError(
-                f"{source.path}: ignore: no name in the file matches {pattern!r}; there are {_list(names)}"
+                f"{source.path}: ignore {pattern!r}: no name in the file matches it; there are {_list(names)}"
             )
         found |= {name: pattern for name in matches if name not in found}
     return found
@@ -252,8 +259,6 @@ def _fitted(tensor: Tensor, shape: tuple[int, ...], picture: bool, inflation: In
 
 
 def _usable(name: str, tensor: Tensor) -> bool:
-    if name.endswith(_COUNTER):
-        return True
     if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
         return False
     return not name.endswith("running_var") or bool((tensor >= 0).all())
