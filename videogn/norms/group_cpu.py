@@ -45,8 +45,8 @@ def forward(
         if float((mean * rstd).abs_().max()) <= _HARMLESS:
             return out, mean, rstd
     mean, rstd = known or statistics(x, num_groups, eps)
-    of_channels = _per_channel(mean, x.shape[1]), _per_channel(rstd, x.shape[1]).square_().reciprocal_()
-    return _affine(x, of_channels[0], of_channels[1], weight, bias), mean, rstd
+    means, variances = _per_channel(mean, x.shape[1]), _per_channel(rstd, x.shape[1]).square().reciprocal_()
+    return _affine(x, means, variances, weight, bias), mean, rstd
 
 
 def statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Statistics that are computed once, though the forward pass that needs them is run again for the backward pass.
 
-A layer whose forward pass asks :func:`kept` for its statistics is recomputed with those of the first pass: its output is
-the same to the bit whatever has become of the running statistics since, and those have moved once.
+A layer whose forward pass asks :func:`kept` for its statistics is recomputed with those of the first pass: its output
+is the same to the bit whatever has become of the running statistics since, and those have moved once.
 """
 
 from __future__ import annotations
