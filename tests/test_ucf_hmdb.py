@@ -199,6 +199,16 @@ def test_class_folders_of_another_case(tmp_path):
     assert not index.missing
 
 
+def test_a_converted_file_beside_the_listed_one(tmp_path):
+    root = ucf101(tmp_path)
+    touch(root, "UCF-101/Archery/v_Archery_g01_c01.mp4")
+    index = read(root)
+    assert records(index)[0] == ("UCF-101/Archery/v_Archery_g01_c01.avi", 0)
+    assert len(index) == 3
+    (root / "UCF-101/Archery/v_Archery_g01_c01.avi").unlink()
+    assert records(read(root))[0] == ("UCF-101/Archery/v_Archery_g01_c01.mp4", 0)
+
+
 def test_smaller_copies_keep_their_splits(tmp_path):
     """`videogn data resize` makes every video an mp4, and copies the lists."""
     for make, base in ((ucf101, ""), (hmdb51, "hmdb51_org")):

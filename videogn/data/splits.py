@@ -63,8 +63,9 @@ def read_fold(source: Source, path_prefix: str | None = None) -> Listing:
     listed, unused = read(source, names)
     base = _videos_folder(source, names, path_prefix)
     folder = os.path.join(source.root, base)
-    found = every_video(folder) if os.path.isdir(folder) else ()
-    on_disk = {_video(path): os.path.join(base, path) for path in found}
+    on_disk: dict[_Video, str] = {}
+    for path in every_video(folder) if os.path.isdir(folder) else ():
+        on_disk.setdefault(_video(path), os.path.join(base, path))  # .avi, as listed, sorts before what it became
     videos = listed[source.split]
     if not videos:
         purpose = "training" if source.split == "train" else "test"
