@@ -82,7 +82,7 @@ def _load_safetensors(path: Path, size: int) -> Contents:
             entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except Exception as error:  # SafetensorError of many kinds, and what torch raises for odd shapes
         raise UsageError(f"{path}: not a readable safetensors file ({_first_line(error)})") from error
-    _check_sizes(path, entries, size)
+    _check(path, entries, size)
     return Contents(entries)
 
 
@@ -115,16 +115,19 @@ def _nested(path: Path, loaded: Any, size: int) -> Contents:
     nest = next((name for name in NESTS if isinstance(loaded.get(name), dict)), "")
     entries = loaded[nest] if nest else loaded
     beside = {name: value for name, value in loaded.items() if name != nest} if nest else {}
+    _check(path, entries, size)
+    return Contents(entries, nest, beside)
+
+
+def _check(path: Path, entries: Mapping[str, Any], size: int) -> None:
+    """Raises UsageError for anything but names with plain tensors that the file of ``size`` bytes can hold.
+
+    A view with strides of 0 can have more elements than the file has bytes, and copying it would fill the memory.
+    """
     if not all(isinstance(name, str) for name in entries):
         raise UsageError(f"{path}: expected names with tensors, found keys that are no strings")
     if not any(isinstance(value, Tensor) for value in entries.values()):
         raise UsageError(f"{path}: expected names with tensors, found {_some(entries) or 'nothing'}")
-    _check_sizes(path, entries, size)
-    return Contents(entries, nest, beside)
-
-
-def _check_sizes(path: Path, entries: Mapping[str, Any], size: int) -> None:
-    """A view with strides of 0 can have more elements than the file has bytes, and copying it would fill the memory."""
     for name, tensor in entries.items():
         if not isinstance(tensor, Tensor):
             continue

@@ -79,7 +79,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = _ALLOWED.get((module, name))
         if found is None:
-            raise _Refused(f"it asks for {module}.{name}"[:200])
+            raise _Refused(f"it asks for {(module + '.' + name)[:100]!r}")
         return found
 
 

@@ -15,7 +15,7 @@ from videogn.errors import UsageError
 from videogn.spec import ClipSpec
 from videogn.weights.containers import Contents, open_weights
 from videogn.weights.formats import LAYOUTS, TIMM_GN, Layout
-from videogn.weights.formats.layout import COUNTER
+from videogn.weights.formats.layout import COUNTER, PARAMETER
 from videogn.weights.source import Source
 
 FORMATS = (checkpoint.KEY, *(layout.name for layout in LAYOUTS))
@@ -69,7 +69,7 @@ def read_source(path: str | os.PathLike[str], format: str = "auto") -> Source:
         reason, ours = layout.reason_to_ignore(name), layout.rename(name)
         if reason is not None:
             ignored[stored] = reason
-        elif ours is None:
+        elif ours is None or not PARAMETER.fullmatch(ours):
             unexplained.append(stored)
         elif ours in tensors:
             raise UsageError(f"{path}: {origin[ours]} and {stored} are both {ours}; expected one of them")

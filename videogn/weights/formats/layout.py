@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,15 @@ Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET: Pixels = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY: Pixels = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 
+# The parameters and statistics of an I3DResNet.
+_NORM = "(weight|bias|running_mean|running_var)"
+PARAMETER = re.compile(
+    rf"blocks\.0\.(conv\.weight|norm\.{_NORM})"
+    r"|blocks\.[1345]\.res_blocks\.\d+\."
+    rf"(branch1_conv\.weight|branch1_norm\.{_NORM}|branch2\.conv_[abc]\.weight|branch2\.norm_[abc]\.{_NORM})"
+    r"|blocks\.6\.proj\.(weight|bias)"
+)
+
 COUNTER = "counts the batches of the run that wrote the file"
 
 
@@ -24,7 +34,8 @@ class Layout:
     Attributes:
         name: of the format, as in ``--from``.
         marks: names that every file of the format has, and by which it is recognised.
-        rename: name in the file -> this project's name, or None where no rule covers it.
+        rename: name in the file -> this project's name, or None where no rule covers it. What comes out need not be a
+            :data:`PARAMETER`; then the network has no place for it.
         reason_to_ignore: name in the file -> why it is not needed, or None where it is.
         pixels: mean and std of R, G, B in [0, 1] that the format's published weights expect.
         norm: that of its networks: ``"bn"`` or ``"gn"``.
