@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from videogn import checkpoint as checkpoint_format
 from videogn.data.decode import VideoReader
 from videogn.data.sampling import eval_indices, unique_frames
-from videogn.data.transforms import eval_crops, eval_view
+from videogn.data.transforms import Box, eval_crops, eval_view
 from videogn.errors import UsageError
 from videogn.fold import fold_batch_norm
 from videogn.i3d import I3DResNet, i3d_resnet
@@ -191,6 +191,45 @@ def predict_video(
         if value < 1:
             raise UsageError(f"{name}: expected at least 1, found {value}")
     clip = dataclasses.replace(model.clip, num_clips=num_clips)
+    frames, index, crops = _read(path, clip, backend, start_seconds, end_seconds, start_frame, end_frame)
+    with torch.inference_mode():
+        frames, views = frames.to(model.device), index.to(model.device)
+        probabilities = model.view_probabilities(frames, views, crops).mean(dim=0)
+    top = probabilities.topk(min(topk, len(probabilities)))
+    return [
+        Prediction(model.class_names[i], i, p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def read_clips(path: str | os.PathLike[str], clip: ClipSpec, backend: str = "pyav") -> Tensor:
+    """The clips of a video whose probabilities are averaged: what an exported program takes.
+
+    Args:
+        path: the video file.
+        clip: ``num_clips`` of these, each with its crops; ``videogn.load(checkpoint).clip`` is what the network knows.
+        backend: decoder, one of ``videogn.data.decode.BACKENDS``.
+
+    Returns:
+        uint8 (K * crops, 3, T, H, W), RGB, contiguous, the crops of a clip one after another.
+
+    Raises:
+        VideoError: the file cannot be decoded.
+    """
+    frames, index, crops = _read(path, clip, backend)
+    views = [frames[shown, y : y + h, x : x + w] for shown in index for y, x, h, w in crops]
+    return torch.stack(views).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def _read(
+    path: str | os.PathLike[str],
+    clip: ClipSpec,
+    backend: str,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    start_frame: int | None = None,
+    end_frame: int | None = None,
+) -> tuple[Tensor, Tensor, list[Box]]:
+    """Frames, index and crops of a part of a video, as :meth:`VideoClassifier.view_probabilities` takes them."""
     with VideoReader(path, backend) as reader:
         first = start_frame or 0 if start_seconds is None else _frame_at(reader, start_seconds)
         last = reader.num_frames if end_frame is None else end_frame
@@ -204,13 +243,7 @@ def predict_video(
         unique, index = unique_frames(eval_indices(last - first, clip) + first)
         resized = reader.read(unique, lambda height, width: eval_view(height, width, clip))
     frames, crops = eval_crops(resized, clip)
-    with torch.inference_mode():
-        frames, views = frames.to(model.device), torch.as_tensor(index, device=model.device)
-        probabilities = model.view_probabilities(frames, views, crops).mean(dim=0)
-    top = probabilities.topk(min(topk, len(probabilities)))
-    return [
-        Prediction(model.class_names[i], i, p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+    return frames, torch.as_tensor(index), crops
 
 
 def _frame_at(reader: VideoReader, seconds: float) -> int:
