@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,12 @@ def _load_torch(path: Path, size: int) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 promised = sum(entry.file_size for entry in archive.infolist())
+                program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+            if program:
+                raise UsageError(
+                    f"{path}: a TorchScript program; expected weights alone. If you trust the file: "
+                    "torch.save(torch.jit.load(path).state_dict(), 'weights.pth')"
+                )
             if promised > size:  # torch compresses nothing
                 raise UsageError(
                     f"{path}: a file of {size} bytes that promises {promised}; torch.save does not compress, so this "
@@ -148,7 +155,11 @@ def _what_it_starts_with(start: bytes) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    # torch wraps its refusals in advice to load the file without the protection.
+    if found := re.search(r"[Uu]nsupported (global: GLOBAL|GLOBAL|class|operand) \S+", str(error)):
+        return found[0]
+    text = str(error).split("In PyTorch 2.6, we changed")[0]
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _some(entries: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def read_pickle(path: Path) -> Any:
     """The value in a pickle of protocol 0 to 5, strings of Python 2 as latin-1.
 
     On top and one dictionary further down, where caffe2's files have their blobs, numpy arrays become tensors and numpy
-    scalars tensors without dimensions.
+    scalars tensors without dimensions. Tuples become lists.
 
     Raises:
         UsageError: a damaged file; one that names anything but numpy's arrays, scalars and number types (object arrays
@@ -61,13 +61,26 @@ class _Refused(Exception):
     pass
 
 
+def _list_of(count: int) -> Callable[[Any], None]:
+    def load(reader: Any) -> None:
+        reader.stack[-count:] = [reader.stack[-count:]]
+
+    return load
+
+
 class _Unpickler(pickle._Unpickler):
     """Python's own reader in Python: the one in C has no table of operations to choose from, and a number in the file
     decides how much memory it takes for values to come back to.
     """
 
     dispatch: ClassVar = {
-        code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _OPERATIONS)
+        **{code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in _OPERATIONS)},
+        # Lists for tuples, because lists are no keys: tuples of tuples of the same tuple take forever to hash.
+        pickle.EMPTY_TUPLE[0]: pickle._Unpickler.dispatch[pickle.EMPTY_LIST[0]],
+        pickle.TUPLE[0]: pickle._Unpickler.dispatch[pickle.LIST[0]],
+        pickle.TUPLE1[0]: _list_of(1),
+        pickle.TUPLE2[0]: _list_of(2),
+        pickle.TUPLE3[0]: _list_of(3),
     }
 
     def load(self) -> Any:
@@ -111,7 +124,7 @@ class _NumberType:
 
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, subtype, names, fields, size, alignment, flags): numpy/_core/src/multiarray/descriptor.c
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+        if not isinstance(state, list) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise _Refused("it has a number type without a byte order")
         self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -126,16 +139,16 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         # (version, shape, number type, Fortran order, bytes): numpy/_core/src/multiarray/methods.c, array_setstate
-        if not isinstance(state, tuple) or len(state) != 5:
+        if not isinstance(state, list) or len(state) != 5:
             raise _Refused("it has an array without shape and values")
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _NumberType):
             raise _Refused("it has an array without a number type")
-        if not isinstance(shape, tuple) or len(shape) > 8 or not all(isinstance(n, int) and n >= 0 for n in shape):
+        if not isinstance(shape, list) or len(shape) > 8 or not all(isinstance(n, int) and n >= 0 for n in shape):
             raise _Refused("it has an array without a shape")
         values = np.frombuffer(_bytes(data), dtype.dtype)
         if math.prod(shape) != values.size:
-            raise _Refused(f"it has an array of shape {shape} with {values.size} values")
+            raise _Refused(f"it has an array of shape {tuple(shape)} with {values.size} values")
         self.values = values.reshape(shape, order="F" if fortran else "C")
 
 
@@ -150,7 +163,7 @@ def _bytes(data: Any) -> bytes:
 
 def _scalar(dtype: Any, data: Any) -> _Array:
     array = _Array()
-    array.__setstate__((1, (), dtype, False, data))
+    array.__setstate__([1, [], dtype, False, data])
     return array
 
 
