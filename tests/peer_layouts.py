@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from videogn import i3d_resnet
+from videogn.weights import Source
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # Suffix of this project's norms -> what non-local calls it (lib/models/model_builder_video.py; caffe2's SpatialBN).
@@ -205,3 +207,24 @@ def _dtype(dtype: np.dtype) -> bytes:
     order = _python2_string(dtype.str[0].encode())
     made = b"cnumpy\ndtype\n" + _python2_string(dtype.str[1:].encode()) + b"K\x00K\x01\x87R"
     return made + b"(K\x03" + order + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+
+
+def saved(tmp_path: Path, entries: dict, nest: str | None = None, name: str = "anything", **beside: object) -> Path:
+    """The path of a torch file with these weights, under ``nest`` where it has other entries ``beside``."""
+    path = tmp_path / name
+    torch.save({nest: entries, **beside} if nest else entries, path)
+    return path
+
+
+def pickled(tmp_path: Path, blobs: dict, name: str = "anything") -> Path:
+    """The path of a pickle of Python 2 with these blobs."""
+    path = tmp_path / name
+    path.write_bytes(python2_pickle({"blobs": blobs}))
+    return path
+
+
+def assert_same(source: Source, weights: dict) -> None:
+    """The source has these tensors, under these names, and no others."""
+    assert set(source.tensors) == set(weights) == set(source.names)
+    for name, tensor in weights.items():
+        assert torch.equal(source.tensors[name], tensor), name
