@@ -157,6 +157,17 @@ def test_frozen_stages_keep_weights_and_statistics(files, tiny_config, tmp_path,
     assert videogn.load(last(tmp_path)).freeze_stages == 0
 
 
+def test_the_moving_average_starts_from_the_file(files, tiny_config, tmp_path):
+    """Lightning copies the network for it before the file is read."""
+    path, tensors = files["gn"]
+    config = tmp_path / "ema.yaml"
+    config.write_text("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}]}")
+    assert run("fit", tiny_config, tmp_path, *NO_STEP, "--model.init_from", str(path), "-c", str(config)) == 0
+    found = weights_of(last(tmp_path))
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(found[name], tensor, msg=name)
+
+
 def test_frozen_bn_needs_statistics(files, tiny_config, tmp_path, capsys):
     assert run("fit", tiny_config, tmp_path, *options("frozen_bn")) == 2
     error = capsys.readouterr().err

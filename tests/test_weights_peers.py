@@ -33,7 +33,7 @@ def randomised(net):
         if name.endswith("running_mean"):
             tensor.normal_(0.0, 0.1, generator=generator)
         elif name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
-            tensor.uniform_(0.5, 1.5, generator=generator)
+            tensor.uniform_(0.4, 1.0, generator=generator)
         elif tensor.dim() == 1 and tensor.is_floating_point():
             tensor.normal_(0.0, 0.1, generator=generator)
     return net.eval()

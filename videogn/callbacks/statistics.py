@@ -24,7 +24,7 @@ class AverageStatistics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.world_size > 1:
-            average_statistics(pl_module)
+            average_statistics(_trained(pl_module))
 
 
 class PreciseBN(Callback):
@@ -45,11 +45,9 @@ class PreciseBN(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        # Stages that are frozen keep their statistics.
-        trained = [m for m in pl_module.network.blocks if any(p.requires_grad for p in m.parameters())]  # type: ignore
-        recompute_statistics(nn.ModuleList(trained), self._clips(trainer, pl_module), forward=pl_module)
+        recompute_statistics(_trained(pl_module), self._clips(trainer, pl_module), forward=pl_module)
         if trainer.world_size > 1:
-            average_statistics(pl_module)
+            average_statistics(_trained(pl_module))
 
     def _clips(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[Tensor]:
         # A loader of its own: taking batches from the running one would change which clips training sees.
@@ -57,3 +55,8 @@ class PreciseBN(Callback):
         loader.sampler.set_epoch(trainer.current_epoch)
         for batch in islice(loader, self.num_batches):
             yield batch.to(pl_module.device).clips
+
+
+def _trained(pl_module: Any) -> nn.Module:
+    """The parts of the network that are not frozen: the others keep their statistics, to the bit."""
+    return nn.ModuleList(m for m in pl_module.network.blocks if any(p.requires_grad for p in m.parameters()))
