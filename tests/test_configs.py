@@ -13,7 +13,8 @@ from videogn.training_cli import VideoCLI
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASES = [*sorted(CONFIGS.glob("*_i3d_*.yaml")), *sorted(CONFIGS.glob("*demo*.yaml"))]
 NORM_OVERLAYS = sorted((CONFIGS / "norm").glob("*.yaml"))
-OTHER_OVERLAYS = sorted(set(CONFIGS.glob("*.yaml")) - set(BASES))
+PICTURES = sorted(CONFIGS.glob("imagenet_*.yaml"))  # tests/test_pretrain.py has these
+OTHER_OVERLAYS = sorted(set(CONFIGS.glob("*.yaml")) - set(BASES) - set(PICTURES))
 KINETICS = CONFIGS / "kinetics400_i3d_r50_32x2.yaml"
 
 

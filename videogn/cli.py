@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from videogn.plan import run as run_plan
 
             return run_plan(arguments[1:])
+        if arguments and arguments[0] == "pretrain":
+            from videogn.pretrain_cli import run as run_pretrain
+
+            run_pretrain(arguments[1:])
+            return 0
         options = _parser().parse_args(arguments)
         return int(options.run(options))
     except (UsageError, VideoError, FloatingPointError) as error:
@@ -62,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in _TRAINING.items():
         commands.add_parser(name, help=text)
 
+    commands.add_parser(
+        "pretrain", help="train the network on pictures, or validate it: weights for `fit` to start from"
+    )
     commands.add_parser("plan", help="count parameters, multiply-adds and memory: the batch that fits in a GPU")
 
     classify = commands.add_parser("classify", help="classify video files with a checkpoint")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_View = tuple[Tensor, Tensor, tuple[int, int, int, int]]
+"""Frames (U, H, W, 3) of a video, which of them a clip shows (T,), and the crop of them."""
+
 
 class VideoEvaluation(LightningModule):
     """A module whose ``forward`` gives logits (B, num_classes) of uint8 clips (B, 3, T, H, W), judged on videos.
@@ -44,11 +47,29 @@ class VideoEvaluation(LightningModule):
         Returns:
             float32 (K * crops, num_classes), the crops of a clip one after another.
         """
-        views = [(clip, crop) for clip in index for crop in crops]
+        return self._softmax([(frames, clip, crop) for clip in index for crop in crops])
+
+    def probabilities(self, videos: Sequence[EvalVideo]) -> list[Tensor]:
+        """:meth:`view_probabilities` of each video; views of one size, pictures above all, share forward passes."""
+        sizes: dict[tuple[int, int, int], list[int]] = {}
+        for i, video in enumerate(videos):
+            sizes.setdefault((video.index.shape[1], *video.crops[0][2:]), []).append(i)
+        found: dict[int, Tensor] = {}
+        for members in sizes.values():
+            each = [
+                [(videos[i].frames, clip, crop) for clip in videos[i].index for crop in videos[i].crops]
+                for i in members
+            ]
+            parts = self._softmax([view for views in each for view in views]).split([len(views) for views in each])
+            found.update(zip(members, parts, strict=True))
+        return [found[i] for i in range(len(videos))]
+
+    def _softmax(self, views: Sequence[_View]) -> Tensor:
         probabilities = []
         for i in range(0, len(views), self.clips_per_forward):
             pixels = [
-                frames[clip, y : y + h, x : x + w] for clip, (y, x, h, w) in views[i : i + self.clips_per_forward]
+                frames[clip, y : y + h, x : x + w]
+                for frames, clip, (y, x, h, w) in views[i : i + self.clips_per_forward]
             ]
             clips = torch.stack(pixels).permute(0, 4, 1, 2, 3)  # T,H,W,C side by side are channels_last_3d
             probabilities.append(self(clips).float().softmax(dim=1))
@@ -60,13 +81,13 @@ class VideoEvaluation(LightningModule):
         self.scores.expected = len(loader.dataset)
 
     def _evaluate(self, batch: VideoBatch) -> None:
+        good = [video for video in batch.videos if video.error is None]
+        for video, probabilities in zip(good, self.probabilities(good), strict=True):
+            self.scores.update(video.video, probabilities, video.label, video.path)
         for video in batch.videos:
             if video.error is not None:
                 self.scores.update(video.video, None)
                 self.report_once(video.path, f"{video.error}; counted in videos_failed and in no accuracy")
-            else:
-                probabilities = self.view_probabilities(video.frames, video.index, video.crops)
-                self.scores.update(video.video, probabilities, video.label, video.path)
 
     def report_once(self, path: str, text: str) -> None:
         """A warning about a file, the first time that something is wrong with it."""
@@ -110,12 +131,7 @@ class VideoEvaluation(LightningModule):
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> list[tuple[EvalVideo, Tensor | None]]:
         """Each video with its mean probabilities (num_classes,) on the CPU; None where decoding failed."""
-        return [
-            (
-                video,
-                None
-                if video.error is not None
-                else self.view_probabilities(video.frames, video.index, video.crops).mean(dim=0).cpu(),
-            )
-            for video in batch.videos
-        ]
+        good = [i for i, video in enumerate(batch.videos) if video.error is None]
+        found = dict(zip(good, self.probabilities([batch.videos[i] for i in good]), strict=True))
+        means = {i: probabilities.mean(dim=0).cpu() for i, probabilities in found.items()}
+        return [(video, means.get(i)) for i, video in enumerate(batch.videos)]

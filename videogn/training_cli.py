@@ -54,11 +54,13 @@ class VideoParser(LightningArgumentParser):
 class VideoCLI(LightningCLI):
     """LightningCLI in which options of the command line beat those of a checkpoint, and never the other way round."""
 
+    data_class: type[KineticsDataModule] = KineticsDataModule
+
     def __init__(self, args: Sequence[str] | None) -> None:
         self._arguments = list(args) if args is not None else None
         super().__init__(
             VideoClassifier,
-            KineticsDataModule,
+            self.data_class,
             args=self._arguments,
             seed_everything_default=0,
             # Samplers here are exact on their own; Lightning's would pad the evaluation.

@@ -224,8 +224,10 @@ class KineticsDataModule(LightningDataModule):
                 f"{self.batch_size * world * accumulate} ({self.batch_size} per forward pass, {world} processes, "
                 f"{accumulate} passes per step)"
             )
-        data = TrainClips(index, self.clip, self.seed, self.backend, self.limits)
-        return self._loader(data, sampler, self.batch_size, ClipBatch.collate)
+        return self._loader(self._train_data(index), sampler, self.batch_size, ClipBatch.collate)
+
+    def _train_data(self, index: VideoIndex) -> TrainClips:
+        return TrainClips(index, self.clip, self.seed, self.backend, self.limits)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of type :class:`~videogn.data.batches.VideoBatch`."""
@@ -242,8 +244,10 @@ class KineticsDataModule(LightningDataModule):
     def _eval_loader(self, split: str) -> DataLoader[Any]:
         index = self.index(split)
         sampler = EvalSampler(len(index), *self._processes())
-        data = EvalVideos(index, self.clip, self.backend, self.limits)
-        return self._loader(data, sampler, self.eval_batch_size, VideoBatch.collate)
+        return self._loader(self._eval_data(index), sampler, self.eval_batch_size, VideoBatch.collate)
+
+    def _eval_data(self, index: VideoIndex) -> EvalVideos:
+        return EvalVideos(index, self.clip, self.backend, self.limits)
 
     def _loader(self, data: TrainClips | EvalVideos, sampler: Any, batch_size: int, collate: Any) -> DataLoader[Any]:
         workers = self.num_workers if self.num_workers is not None else self._default_workers()
