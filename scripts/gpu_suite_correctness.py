@@ -27,7 +27,8 @@ from gpu_suite_plan import Plan
 from gpu_suite_run import Budget, Group, Row, Skipped, attempt
 from torch import Tensor, nn
 
-from videogn.norms import NORMS, make_norm
+from videogn.norms import NORMS, GroupNorm, make_norm
+from videogn.norms.group_native import GroupNormNative
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
@@ -37,15 +38,23 @@ _ROUNDED, _SUMS = 32, 256
 _ARGUMENTS: dict[str, dict[str, Any]] = {"brn": {"warmup_steps": 0, "r_ramp_steps": 0, "d_ramp_steps": 0}}
 
 
+class NativeGroupNorm(GroupNorm):
+    """Group norm out of torch's batch norm kernels on every device: what the CPU takes, a candidate for CUDA."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return GroupNormNative.apply(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def norm_groups(plan: Plan) -> list[Group]:
     """One group per norm and shape, whose rows share one reference; small shapes first."""
     *small, large = plan.norm_shapes
     if not small:
         small, large = [large], ()
-    groups = [_group(plan, name, shape, 0.0, DTYPES) for shape in small for name in NORMS]
-    groups += [_group(plan, name, small[0], LARGE_MEAN, (torch.float32,)) for name in NORMS]
+    names = (*NORMS, "gn_native")
+    groups = [_group(plan, name, shape, 0.0, DTYPES) for shape in small for name in names]
+    groups += [_group(plan, name, small[0], LARGE_MEAN, (torch.float32,)) for name in names]
     groups.append(_compiled_group(plan, small[0]))
-    return groups + [_group(plan, name, large, 0.0, DTYPES) for name in NORMS if large]
+    return groups + [_group(plan, name, large, 0.0, DTYPES) for name in names if large]
 
 
 def _group(plan: Plan, name: str, shape: tuple[int, ...], mean: float, dtypes: tuple[torch.dtype, ...]) -> Group:
@@ -86,7 +95,8 @@ class _Case:
         generator = torch.Generator().manual_seed(sum(map(ord, name)) + sum(shape))
         channels = shape[1]
         self.device, self.mean = device, mean
-        self.layer = make_norm(name, **_ARGUMENTS.get(name, {}))(channels).train()
+        make = NativeGroupNorm if name == "gn_native" else make_norm(name, **_ARGUMENTS.get(name, {}))
+        self.layer = make(channels).train()
         with torch.no_grad():
             for key, tensor in self.layer.state_dict().items():
                 if tensor.is_floating_point():

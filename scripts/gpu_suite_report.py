@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_suite_run import Row
 
-_METHODS = {"torch_gn": "F.gn", "torch_bn": "F.bn", "gn": "ours", "gn_compiled": "comp"}
+_METHODS = {"torch_gn": "F.gn", "torch_bn": "F.bn", "gn": "ours", "gn_native": "native", "gn_compiled": "comp"}
 _OPTIONS_WIDTH = 26
 
 

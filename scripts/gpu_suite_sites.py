@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from gpu_suite_correctness import FORMATS
+from gpu_suite_correctness import FORMATS, NativeGroupNorm
 from gpu_suite_plan import Plan
 from gpu_suite_run import OUT_OF_TIME, Budget, Group, Row, Skipped, attempt
 from gpu_suite_timing import time_call
@@ -24,7 +24,7 @@ from videogn.i3d import i3d_resnet
 from videogn.norms import make_norm
 
 FORWARD_FLOOR, BOTH_FLOOR = 1.5, 4.0  # copies
-EAGER = ("copy", "torch_gn", "torch_bn", "gn")
+EAGER = ("copy", "torch_gn", "torch_bn", "gn", "gn_native")
 _COMPILE_SECONDS = 6.0  # expected of the first site
 Shape = tuple[int, int, int, int]
 
@@ -136,7 +136,17 @@ def _ours(plan: Plan, channels: int) -> Op:
     return layer, list(layer.parameters())
 
 
-_OPS: dict[str, Callable[[Plan, int], Op]] = {"torch_gn": _torch_gn, "torch_bn": _torch_bn, "gn": _ours}
+def _native(plan: Plan, channels: int) -> Op:
+    layer = NativeGroupNorm(channels, plan.groups).to(plan.device).train()
+    return layer, list(layer.parameters())
+
+
+_OPS: dict[str, Callable[[Plan, int], Op]] = {
+    "torch_gn": _torch_gn,
+    "torch_bn": _torch_bn,
+    "gn": _ours,
+    "gn_native": _native,
+}
 
 
 def _parameters(plan: Plan, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

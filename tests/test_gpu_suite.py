@@ -76,8 +76,9 @@ def test_every_norm_is_checked(tiny):
     rows = tiny[0]["sections"]["correctness"]["rows"]
     layers = {(row["norm"], row["dtype"], row["format"], row["mean"]) for row in rows if "shape" in row}
     formats = ("contiguous", "channels_last_3d")
-    wanted = set(itertools.product(correctness.NORMS, ("float32", "bfloat16", "float16"), formats, (0.0,)))
-    wanted |= set(itertools.product(correctness.NORMS, ("float32",), formats, (1000.0,)))
+    norms = (*correctness.NORMS, "gn_native")
+    wanted = set(itertools.product(norms, ("float32", "bfloat16", "float16"), formats, (0.0,)))
+    wanted |= set(itertools.product(norms, ("float32",), formats, (1000.0,)))
     assert layers == wanted
     options = {(row["norm"], row["memory"]) for row in rows if "memory" in row}
     assert options == set(itertools.product(("gn", "bn"), plans.MEMORY_OPTIONS))

@@ -12,7 +12,7 @@ from videogn.norms import (
     WSConv1d,
     WSConv2d,
     WSConv3d,
-    group_cpu,
+    group_native,
     group_norm,
     make_norm,
     standardize_conv,
@@ -62,7 +62,7 @@ def test_cuda_autocast_keeps_bfloat16(memory_format):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("mean", [2, 20])
 def test_every_path_against_float64(monkeypatch, path, dtype, groups, channels_last, mean):
-    monkeypatch.setattr(group_cpu, "takes", lambda x: path == "kernels")
+    monkeypatch.setattr(group_native, "takes", lambda x: path == "kernels")
     at_once = {"sample by sample": 1, "two samples at once": 2}.get(path, 3)
     monkeypatch.setattr(group_module, "_VALUES_AT_ONCE", at_once * 16 * 3 * 6 * 5)
     torch.manual_seed(0)

@@ -8,19 +8,33 @@ from torch import Tensor, nn
 
 
 class Conv3d(nn.Conv3d):
-    """``nn.Conv3d``, of which one clip on a CPU is as fast as its share of a batch; same arguments, keys and results.
+    """``nn.Conv3d`` without two faults of torch's CPU kernels; same arguments, keys and results.
 
-    torch decides between oneDNN and a slow kernel of its own, which also returns another memory format, by rules made
-    for pictures: it takes the slow one for a single sample unless N · C · T · H exceeds 20480 (the width is left out),
-    and for 1x1 kernels on a single thread below 16 samples. Kernels that cover one frame, or one place, are 2D
-    convolutions of a view of the same memory, to which these rules do not apply.
+    One clip is as fast as its share of a batch. torch decides between oneDNN and a slow kernel of its own, which also
+    returns another memory format, by rules made for pictures: it takes the slow one for a single sample unless
+    N · C · T · H exceeds 20480 (the width is left out), and for 1x1 kernels on a single thread below 16 samples.
+    Kernels that cover one frame, or one place, are 2D convolutions of a view of the same memory, to which these rules
+    do not apply.
+
+    The weight's gradient is right for few frames. In bfloat16 and float16 oneDNN adds memory that nobody has written
+    to it where the kernel covers more frames than there are; frames of zeros, added before, prevent that.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if torch.compiler.is_compiling() or not _takes_slow_kernel(input) or self.padding_mode != "zeros":
-            return super()._conv_forward(input, weight, bias)
         stride, padding, dilation = self.stride, self.padding, self.dilation
-        if isinstance(padding, str) or max(dilation) > 1:
+        if (
+            torch.compiler.is_compiling()
+            or not input.is_cpu
+            or input.dim() != 5
+            or self.padding_mode != "zeros"
+            or isinstance(padding, str)
+            or max(dilation) > 1
+        ):
+            return super()._conv_forward(input, weight, bias)
+        if padding[0] and input.shape[2] < weight.shape[2] and _is_low_precision(input):
+            input = F.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
+            return F.conv3d(input, weight, bias, stride, (0, *padding[1:]), dilation, self.groups)
+        if not _takes_slow_kernel(input):
             return super()._conv_forward(input, weight, bias)
         kernel = weight.shape[2:]
         # A dilation changes nothing about a kernel of width 1, but rules out the slow kernel.
@@ -38,11 +52,13 @@ class Conv3d(nn.Conv3d):
         return super()._conv_forward(input, weight, bias)
 
 
+def _is_low_precision(x: Tensor) -> bool:
+    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+
+
 def _takes_slow_kernel(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.dim() == 5
+        x.dtype == torch.float32
         and (x.shape[0] == 1 or (x.shape[0] < 16 and torch.get_num_threads() == 1))
         and x.is_contiguous(memory_format=torch.channels_last_3d)
     )

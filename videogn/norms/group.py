@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import group_cpu
+from . import group_native
 from .common import at_least_float32, check_arguments, check_input
 from .kept import Statistics, kept
 
@@ -36,21 +36,21 @@ def group_norm(
         or float64 for float64. Autograd keeps ``x`` and the statistics alone. Differentiable once.
     """
     # torch's own group_norm is not used: on CUDA it keeps the statistics of a bfloat16 input in bfloat16, and autocast
-    # turns its output into float32. For the CPU see group_cpu.
+    # turns its output into float32. See group_native for the CPU.
     if torch.compiler.is_compiling():
         return _normalise(x, num_groups, weight, bias, eps)[0]  # the compiler decides what to keep for the backward
-    on_cpu = group_cpu.takes(x)
-    if on_cpu and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad)):
-        return group_cpu.forward(x, num_groups, weight, bias, eps, statistics)[0]
-    function = group_cpu.GroupNormCPU if on_cpu else _GroupNorm
+    native = group_native.takes(x)
+    if native and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad)):
+        return group_native.forward(x, num_groups, weight, bias, eps, statistics)[0]
+    function = group_native.GroupNormNative if native else _GroupNorm
     return function.apply(x, num_groups, weight, bias, eps, *(statistics or ()))
 
 
 @torch.no_grad()
 def group_statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(var + eps) of the groups of every sample: two (N, G), in float32 or better."""
-    if group_cpu.takes(x):
-        return group_cpu.statistics(x, num_groups, eps)
+    if group_native.takes(x):
+        return group_native.statistics(x, num_groups, eps)
     parts = [_statistics(part, num_groups, eps)[:2] for part in x.split(_samples_at_once(x))]
     mean, rstd = (torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*parts, strict=True))
     return mean, rstd

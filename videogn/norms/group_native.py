@@ -1,4 +1,4 @@
-"""Group norm on the CPU out of torch's kernels, at their speed and without their traps.
+"""Group norm out of torch's kernels, at their speed and without their traps: what runs on a CPU.
 
 torch's group norm kernel takes the variance of channels-last inputs as E[x²] - E[x]², which loses digits where the mean
 is large; and its backward pass takes up to 40 times as long with few channels per group. The batch norm kernels have
@@ -8,6 +8,7 @@ variance and affine parameters are those of the channel's group.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ _HARMLESS = 4.0
 
 
 def takes(x: Tensor) -> bool:
-    """Whether :class:`GroupNormCPU` is for ``x``: on the CPU, and dense in a memory format that the kernels know."""
-    plain = type(x) in (Tensor, nn.Parameter)  # a fake tensor has no values to look at
-    return plain and x.device.type == "cpu" and x.is_contiguous(memory_format=_memory_format(x))
+    """Whether :class:`GroupNormNative` is for ``x``: on the CPU, and dense in a memory format that the kernels know."""
+    plain = type(x) is Tensor or type(x) is nn.Parameter  # a fake tensor has no values to look at
+    return plain and x.is_cpu and x.is_contiguous(memory_format=_memory_format(x))
 
 
 def forward(
@@ -37,12 +38,12 @@ def forward(
     """The output, and mean and 1 / sqrt(var + eps) of the groups, each (N, G); the latter are taken if known."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(wide), bias.to(wide)
-    if known is None and x.dtype != torch.float64:  # float64 is asked for by those who want all digits
+    if known is None and x.is_cpu and wide is torch.float32:  # float64 is asked for by those who want all digits
         samples, channels = x.shape[:2]
         space = x.numel() // (samples * channels)
         out, mean, rstd = _aten.native_group_norm(x, weight, bias, samples, channels, space, num_groups, eps)
         # False where a value is not finite, too.
-        if float((mean * rstd).abs_().max()) <= _HARMLESS:
+        if float(torch.linalg.vector_norm(mean * rstd, math.inf)) <= _HARMLESS:
             return out, mean, rstd
     mean, rstd = known or statistics(x, num_groups, eps)
     means, variances = _per_channel(mean, x.shape[1]), _per_channel(rstd, x.shape[1]).square().reciprocal_()
@@ -56,7 +57,7 @@ def statistics(x: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
     return means[:, ::per_group].contiguous(), (variances[:, ::per_group] + eps).rsqrt_()
 
 
-class GroupNormCPU(torch.autograd.Function):
+class GroupNormNative(torch.autograd.Function):
     """``apply(x, num_groups, weight, bias, eps, *statistics)``; see :func:`videogn.norms.group.group_norm`."""
 
     @staticmethod
@@ -77,7 +78,7 @@ class GroupNormCPU(torch.autograd.Function):
         mean, rstd = (_per_channel(each, x.shape[1]) for each in (group_mean, group_rstd))
         var = rstd.square().reciprocal_()  # with eps in it
         grad = grad.to(x.dtype).contiguous(memory_format=_memory_format(x))
-        grad_weight, grad_bias = _sums(grad, x, mean, var)
+        grad_weight, grad_bias = _sums(grad, x, mean, rstd)
         grad_x = None
         if ctx.needs_input_grad[0]:
             gamma = weight.to(mean.dtype)
@@ -101,7 +102,7 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of every channel's group: two (N, C), in float32 or better."""
     # Running statistics are what the kernel takes the dtype of its results from; their values do not matter.
-    running = torch.empty(x.shape[1], dtype=at_least_float32(x.new_empty(0)).dtype)
+    running = x.new_empty(x.shape[1], dtype=at_least_float32(x.new_empty(0)).dtype)
     moments = [_aten.batch_norm_update_stats(sample, running, running, 0.0) for sample in x.split(1)]
     mean, var = (torch.stack(each) if len(each) > 1 else each[0][None] for each in zip(*moments, strict=True))
     if x.dtype is running.dtype:
@@ -135,20 +136,22 @@ def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) 
         weight, bias = weight.view(-1), bias.view(-1)
         return _aten.native_batch_norm(x, weight, bias, mean[0], var[0], False, 0.0, 0.0)[0]
     out = torch.empty_like(x)
-    unused = x.new_empty(0, dtype=dtype)
+    used, again = (x.new_empty(x.shape[1], dtype=dtype) for _ in range(2))
     factors = (each.expand(mean.shape).unbind(0) for each in (weight, bias, mean, var))
     for sample, of_sample, w, b, m, v in zip(x.split(1), out.split(1), *factors, strict=True):
         _aten.native_batch_norm.out(
-            sample, w, b, m, v, False, 0.0, 0.0, out=of_sample, save_mean=unused, save_invstd=unused
+            sample, w, b, m, v, False, 0.0, 0.0, out=of_sample, save_mean=used, save_invstd=again
         )
     return out
 
 
-def _sums(grad: Tensor, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
     """``Σ grad · x̂`` and ``Σ grad`` over space: two (N, C), in float32 or better."""
+    ones = torch.ones_like(mean[0])  # its dtype is that of the results
+    wanted = [False, True, True]
     parts = [
-        _aten.native_batch_norm_backward(g, sample, None, m, v, None, None, False, 0.0, [False, True, True])[1:]
-        for g, sample, m, v in zip(grad.split(1), x.split(1), mean.unbind(0), var.unbind(0), strict=True)
+        _aten.native_batch_norm_backward(g, sample, ones, None, None, m, r, True, 0.0, wanted)[1:]
+        for g, sample, m, r in zip(grad.split(1), x.split(1), mean.unbind(0), rstd.unbind(0), strict=True)
     ]
     hat, plain = (torch.stack(each) if len(each) > 1 else each[0][None] for each in zip(*parts, strict=True))
     return hat, plain
