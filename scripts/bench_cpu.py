@@ -1,12 +1,12 @@
-"""Time of a training step and of evaluation on the CPU: GN by BN and torch's own GN, and the memory options.
+"""Time of a training step and of evaluation on the CPU: GN by BN and torch's own layers, and the memory options.
 
 python scripts/bench_cpu.py [--rounds 15] [--write]
 
 I3D ResNet-50 (8x8, width 64), one clip of 8x112x112 in channels_last_3d: forward and backward in training, forward in
-evaluation, in float32 and under bfloat16 autocast. ``memory`` is a training step of GN with each memory option. Each
-round runs every network once, in turn; a ratio is the median over the rounds of this network's time by that of the
-first one (BN; ``keep``) of the same round. Set for all alike: glibc keeps freed memory, whose
-pages would otherwise be fetched again in every step.
+evaluation, in float32 and under bfloat16 autocast. ``nn.Conv3d`` is BN with torch's own convolutions. ``memory`` is a
+training step of GN with each memory option. Each round runs every network once, in turn; a ratio is the median over the
+rounds of this network's time by that of the first one (BN; ``keep``) of the same round. Set for all alike: glibc keeps
+freed memory, whose pages would otherwise be fetched again in every step.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def measure(task: str, rounds: int) -> dict[str, list[float]]:
         "gn": {"norm": "gn"},
         "nn.GroupNorm": {"norm": lambda channels: nn.GroupNorm(32, channels)},
     }
+    cases["nn.Conv3d"] = cases["bn"]
     if phase == "memory":
         cases = {memory: {"norm": "gn", "memory": memory} for memory in ("keep", "recompute", "low", "lowest")}
     training = phase != "evaluation"
@@ -48,6 +49,9 @@ def measure(task: str, rounds: int) -> dict[str, list[float]]:
         torch.manual_seed(0)
         network = i3d_resnet(num_classes=400, variant="8x8", zero_init_last_norm=False, **case)
         network = network.to(memory_format=torch.channels_last_3d).train(training)
+        for layer in network.modules():
+            if name == "nn.Conv3d" and isinstance(layer, nn.Conv3d):
+                layer.__class__ = nn.Conv3d
 
         def run(network: nn.Module = network) -> None:
             autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
