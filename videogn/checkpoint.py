@@ -102,18 +102,17 @@ def write_weights(path: str | os.PathLike[str], state_dict: Mapping[str, Tensor]
         UsageError: the file cannot be written.
         ValueError: a card with values that JSON does not have, such as NaN.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     metadata = {KEY: json.dumps(card, allow_nan=False)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # save_file makes files that nobody else may read
         os.replace(temporary, path)
-    except Exception as error:  # the library's own type, without an errno
-        folder = f"there is no folder {path.parent}" if not path.parent.is_dir() else _reason(error)
-        raise UsageError(f"{path}: cannot be written ({folder})") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +16,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from videogn import checkpoint as checkpoint_format
-from videogn.callbacks import AverageStatistics, DataWait, PredictionsWriter, RunSummary
+from videogn.callbacks import AverageStatistics, DataWait, PredictionsWriter, RunSummary, Scores
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
@@ -51,6 +53,14 @@ class VideoParser(LightningArgumentParser):
         return [self, *(getattr(self, "_subcommands_action", None) or argparse.Namespace(choices={})).choices.values()]
 
 
+class WeightsIO(TorchCheckpointIO):
+    """Files and folders of weights, which Lightning does not know, read as the checkpoint of a run."""
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        run = {"pytorch-lightning_version": version("lightning"), "epoch": 0, "global_step": 0}
+        return run | checkpoint_format.read(path)
+
+
 class VideoCLI(LightningCLI):
     """LightningCLI in which options of the command line beat those of a checkpoint, and never the other way round."""
 
@@ -58,6 +68,7 @@ class VideoCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None) -> None:
         self._arguments = list(args) if args is not None else None
+        self._checkpoint_io: WeightsIO | None = None
         super().__init__(
             VideoClassifier,
             self.data_class,
@@ -106,9 +117,16 @@ class VideoCLI(LightningCLI):
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path:
             self._parse_init_from(subcommand)
-        if not path or not (Path(path).is_file() or os.sep in str(path) or str(path).endswith(".ckpt")):
+        if not path or not (Path(path).exists() or os.sep in str(path) or str(path).endswith(".ckpt")):
             return  # "best", "last", "hpc": Lightning's own words, resolved when the run starts
         stored = checkpoint_format.read(path)
+        if "loops" not in stored:
+            if subcommand == "fit":
+                raise UsageError(
+                    f"--ckpt_path {path}: these are weights without the state of a run that could go on; to start from "
+                    f"them, use --model.init_from {path}"
+                )
+            self._checkpoint_io = WeightsIO()
         architecture = stored[checkpoint_format.KEY]["architecture"]
         clip = stored[checkpoint_format.KEY]["clip"]
         defaults = {f"model.{name}": architecture[name] for name in checkpoint_format.ARCHITECTURE}
@@ -151,13 +169,16 @@ class VideoCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        callbacks = [RunSummary(), DataWait(), AverageStatistics(), PredictionsWriter(), *callbacks, last]
+        callbacks = [RunSummary(), DataWait(), AverageStatistics(), PredictionsWriter(), Scores(), *callbacks, last]
         if config["logger"] in (None, True):
             table = CSVLogger(config["default_root_dir"], name=None)
             config["logger"] = [TensorBoardLogger(table.save_dir, name=None, version=table.version), table]
         if config["logger"] and not config.get("fast_dev_run"):
             callbacks.append(LearningRateMonitor("step"))
-        return super()._instantiate_trainer(config, callbacks)
+        trainer = super()._instantiate_trainer(config, callbacks)
+        if self._checkpoint_io is not None:
+            trainer.strategy.checkpoint_io = self._checkpoint_io
+        return trainer
 
 
 def hide_remarks() -> None:
