@@ -25,8 +25,8 @@ def write_natural_video(
     libx264 with preset medium and crf 23, the defaults with which the clips of Kinetics are cut.
     """
     rng = np.random.default_rng(seed)
-    world = _texture(rng, height + 200, width + 200)
-    objects = [_texture(rng, height // 4, width // 5) for _ in range(8)]
+    world = texture(rng, height + 200, width + 200)
+    objects = [texture(rng, height // 4, width // 5) for _ in range(8)]
     at, speed = rng.random((8, 2)), rng.normal(0, 0.004, (8, 2))
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
@@ -49,7 +49,7 @@ def write_natural_video(
     return path
 
 
-def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """float64 (height, width, 3) in about 30..220: noise of several scales, as in pictures of nature."""
     total = np.zeros((height, width, 3))
     for step in (64, 32, 16, 8, 4):

@@ -100,6 +100,7 @@ def make_bad(kind, path):
         "text": b"#EXTM3U\nhttp://example.org/x.jpg\n",
         "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) run\n%%EOF\n",
         "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="/etc/passwd"/></svg>',
+        "of many scans": jpeg.getvalue() + b"\xff\xda" * 500,
         "large": png_header(9460, 9460),
         "very large": png_header(1 << 20, 1 << 20),
     }
@@ -121,6 +122,7 @@ BAD = {
     "EPS": "not a picture",
     "SVG": "not a picture",
     "32-bit TIFF": "not a picture",
+    "of many scans": "more than 500 scans",
     "large": f"more than {MAX_PIXELS:,} pixels",
     "very large": f"more than {MAX_PIXELS:,} pixels",
     "folder": "not a regular file",

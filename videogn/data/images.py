@@ -6,6 +6,7 @@ Pillow decodes, as in torchvision's ``ImageFolder``, of whose pixels these are t
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -25,6 +26,11 @@ from videogn.spec import ClipSpec
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, where Pillow begins to warn; ImageNet stays below
+
+_MAX_BYTES = 4 * MAX_PIXELS
+# Each scan of a progressive JPEG goes over all pixels again and may have no more than a few bytes; cameras and programs
+# write about ten.
+_JPEG, _JPEG_SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 500
 
 # Decoders that open nothing but the file they are given, whatever its name; Pillow's others start programs (EPS) or
 # read text.
@@ -66,7 +72,8 @@ def read_picture(path: str | os.PathLike[str], choose: ChooseView = whole) -> Te
         uint8 (out_height, out_width, 3), contiguous.
 
     Raises:
-        VideoError: no regular file, not a picture, cut off, damaged, or of more than :data:`MAX_PIXELS` pixels.
+        VideoError: no regular file, not a picture, cut off, damaged, of more than :data:`MAX_PIXELS` pixels, or of
+            hundreds of scans.
     """
     try:
         # Looked at before it is opened: a pipe would be waited for.
@@ -75,9 +82,15 @@ def read_picture(path: str | os.PathLike[str], choose: ChooseView = whole) -> Te
             raise VideoError(path, "not a regular file")
         if status.st_size == 0:
             raise VideoError(path, "empty file (0 bytes)")
-        with open(path, "rb") as file, warnings.catch_warnings():
+        if status.st_size > _MAX_BYTES:
+            raise VideoError(path, f"more than {_MAX_BYTES:,} bytes")
+        with open(path, "rb") as file:
+            data = file.read()
+        if data.count(_JPEG_SCAN) > _MAX_SCANS and data.startswith(_JPEG):
+            raise VideoError(path, f"a JPEG of more than {_MAX_SCANS} scans, which take for ever")
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF and of large pictures, which are refused here
-            with Image.open(file, formats=_FORMATS) as picture:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 return _view(path, picture, choose)
     except VideoError:
         raise
