@@ -74,24 +74,25 @@ class GroupNormNative(torch.autograd.Function):
         # With x̂ the normalised input, g = grad · weight and means over the values of a group:
         #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
         x, weight, group_mean, group_rstd = ctx.saved_tensors
-        num_groups = group_mean.shape[1]
         mean, rstd = (_per_channel(each, x.shape[1]) for each in (group_mean, group_rstd))
-        var = rstd.square().reciprocal_()  # with eps in it
         grad = grad.to(x.dtype).contiguous(memory_format=_memory_format(x))
-        grad_weight, grad_bias = _sums(grad, x, mean, rstd)
+        sums = _sums(grad, x, mean, rstd)
         grad_x = None
         if ctx.needs_input_grad[0]:
             gamma = weight.to(mean.dtype)
             values = x.numel() // group_mean.numel()
-            of_hat = _spread(grad_weight * gamma, num_groups, -1 / values) * rstd
-            constant = _spread(grad_bias * gamma, num_groups, -1 / values) * rstd
+            # For Σ g · x̂ and Σ g at once: small operations cost as much as the passes over a small x.
+            of_groups = _spread((sums * gamma).flatten(0, 1), group_mean.shape[1], -1 / values)
+            of_hat, constant = (of_groups.view_as(sums) * rstd).unbind()
+            var = rstd.square().reciprocal_()  # with eps in it
             grad_x = _affine(x, mean, var, of_hat, constant)
             if x.dtype is mean.dtype:
                 grad_x.addcmul_(grad, (rstd * gamma).view(*mean.shape, *[1] * (x.dim() - 2)))
             else:  # torch would round the factor to the low precision; the kernel does not
                 zero = torch.zeros_like(mean)
                 grad_x.add_(_affine(grad, zero, var, gamma, zero))
-        return grad_x, None, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype), None, None, None
+        grad_weight, grad_bias = sums.sum(1).to(weight.dtype).unbind()
+        return grad_x, None, grad_weight, grad_bias, None, None, None
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
@@ -145,13 +146,12 @@ def _affine(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) 
     return out
 
 
-def _sums(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """``Σ grad · x̂`` and ``Σ grad`` over space: two (N, C), in float32 or better."""
+def _sums(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """``Σ grad · x̂`` and ``Σ grad`` over space: (2, N, C), in float32 or better."""
     ones = torch.ones_like(mean[0])  # its dtype is that of the results
     wanted = [False, True, True]
     parts = [
-        _aten.native_batch_norm_backward(g, sample, ones, None, None, m, r, True, 0.0, wanted)[1:]
+        torch.stack(_aten.native_batch_norm_backward(g, sample, ones, None, None, m, r, True, 0.0, wanted)[1:])
         for g, sample, m, r in zip(grad.split(1), x.split(1), mean.unbind(0), rstd.unbind(0), strict=True)
     ]
-    hat, plain = (torch.stack(each) if len(each) > 1 else each[0][None] for each in zip(*parts, strict=True))
-    return hat, plain
+    return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0][:, None]
