@@ -14,7 +14,7 @@ from videogn.cli import main
 from videogn.data import read_frames
 from videogn.errors import UsageError
 from videogn.inference import for_inference, has_bfloat16, predict_video
-from videogn.norms import is_norm
+from videogn.norms import Conv3d, is_norm
 
 REAL = sorted(SHARED_VIDEOS.glob("*_*.mp4"))
 
@@ -60,7 +60,7 @@ def test_float32_predictions_are_the_models(trained, tiny_data):
 def test_bfloat16_ends_in_float32(trained):
     copied = for_inference(trained, "bfloat16")
     kinds = {type(layer): layer.weight.dtype for layer in copied.modules() if hasattr(layer, "weight")}
-    assert kinds == {nn.Conv3d: torch.bfloat16, nn.Linear: torch.float32}
+    assert kinds == {Conv3d: torch.bfloat16, nn.Linear: torch.float32}
     seen = []
     copied.network.blocks[3].register_forward_hook(lambda layer, inputs, out: seen.append(out.dtype))
     clips = torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8)
