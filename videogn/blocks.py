@@ -252,6 +252,8 @@ def recomputes(module: nn.Module, x: Tensor) -> Memory:
         memory = "recompute" if x.device.type == "cuda" else "keep"
     if memory == "keep" or not (module.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return "keep"
+    if not (x.requires_grad or any(p.requires_grad for p in module.parameters())):
+        return "keep"
     return memory if all(_can_run_again(m) for m in module.modules()) else "keep"
 
 

@@ -39,15 +39,19 @@ class Conv3d(nn.Conv3d):
         kernel = weight.shape[2:]
         # A dilation changes nothing about a kernel of width 1, but rules out the slow kernel.
         dilated = (1, 2 if kernel[2] == 1 else 1)
+        # Views whose gradients have the strides of the parameter, which DDP and fused optimisers want.
+        flat = weight.flatten(1)[:, :, None, None] if kernel.numel() == 1 else weight
         pixels = input.movedim(1, 4)  # contiguous: in this order views have the strides that torch's kernels look at
         if kernel[0] == 1 and (stride[0], padding[0]) == (1, 0):  # frame by frame
             frames = pixels.flatten(0, 1).movedim(3, 1)
-            out = F.conv2d(frames, weight.squeeze(2), bias, stride[1:], padding[1:], dilated, self.groups)
+            out = F.conv2d(
+                frames, flat.view(*weight.shape[:2], *kernel[1:]), bias, stride[1:], padding[1:], dilated, self.groups
+            )
             return out.movedim(1, 3).unflatten(0, pixels.shape[:2]).movedim(4, 1)
         if kernel[1:] == (1, 1) and (*stride[1:], *padding[1:]) == (1, 1, 0, 0):  # place by place
             lines = pixels.flatten(2, 3).movedim(3, 1)
             line = (stride[0], 1), (padding[0], 0)
-            out = F.conv2d(lines, weight.squeeze(4), bias, *line, dilated, self.groups)
+            out = F.conv2d(lines, flat.view(*weight.shape[:2], kernel[0], 1), bias, *line, dilated, self.groups)
             return out.movedim(1, 3).unflatten(2, input.shape[3:]).movedim(4, 1)
         return super()._conv_forward(input, weight, bias)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Statistics = tuple[Tensor, ...]
+Ask = Callable[[Callable[[], Statistics]], Statistics]
 
 _active = threading.local()  # the backward pass of a CUDA device has a thread of its own
 
@@ -27,7 +28,7 @@ def kept(compute: Callable[[], Statistics]) -> Statistics | None:
     """
     if torch.compiler.is_compiling():
         return None
-    statistics: Callable[[Callable[[], Statistics]], Statistics] | None = getattr(_active, "statistics", None)
+    statistics: Ask | None = getattr(_active, "statistics", None)
     return None if statistics is None else statistics(compute)
 
 
@@ -40,31 +41,36 @@ class KeptStatistics:
     """
 
     def __init__(self) -> None:
-        self._kept: list[Statistics] = []
-        self.first = _Context(lambda: self._record)
-        self.again = _Context(self._replay)
-
-    @torch.no_grad()
-    def _record(self, compute: Callable[[], Statistics]) -> Statistics:
-        self._kept.append(compute())
-        return self._kept[-1]
-
-    def _replay(self) -> Callable[[Callable[[], Statistics]], Statistics]:
-        statistics: Iterator[Statistics] = iter(self._kept)
-        return lambda compute: next(statistics)
+        statistics: list[Statistics] = []  # in no reference cycle: they are freed with the graph that needs them
+        self.first = _Pass(statistics, again=False)
+        self.again = _Pass(statistics, again=True)
 
 
-class _Context:
+class _Pass:
     """Can be entered again, one time after the other: a graph that is retained is recomputed for each backward pass."""
 
-    def __init__(self, start: Callable[[], Callable[[Callable[[], Statistics]], Statistics]]) -> None:
-        self._start = start
+    def __init__(self, statistics: list[Statistics], again: bool) -> None:
+        self._statistics, self._again = statistics, again
 
     def __enter__(self) -> None:
         self._outer = getattr(_active, "statistics", None)
-        _active.statistics = self._start()
+        _active.statistics = _replay(iter(self._statistics)) if self._again else _record(self._statistics)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _active.statistics = self._outer
+        self._outer = None
+
+
+def _record(kept: list[Statistics]) -> Ask:
+    @torch.no_grad()
+    def compute_and_keep(compute: Callable[[], Statistics]) -> Statistics:
+        kept.append(compute())
+        return kept[-1]
+
+    return compute_and_keep
+
+
+def _replay(kept: Iterator[Statistics]) -> Ask:
+    return lambda compute: next(kept)
