@@ -77,3 +77,28 @@ def test_low_precision_weight_gradients_of_few_frames(frames, kernel, form, auto
         y.backward(grad)
         error = (conv.weight.grad.double() - exact.weight.grad).norm() / exact.weight.grad.norm()
         assert error < 5e-3
+
+
+@pytest.mark.parametrize("form", [torch.channels_last_3d, torch.contiguous_format])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"),
+    [((5, 7, 7), 1, (5, 2, 2)), ((1, 7, 7), 2, (1, 2, 8)), ((1, 3, 3), 2, (5, 8, 1)), ((3, 3, 3), 2, (5, 1, 8))],
+)
+def test_low_precision_weight_gradients_of_small_frames(kernel, stride, size, form):
+    """torch 2.15 returns what happened to be in memory, or writes past its end, where a kernel is higher or wider."""
+    torch.manual_seed(0)
+    padding = tuple(k // 2 for k in kernel)
+    conv = Conv3d(32, 16, kernel, stride, padding, bias=False).to(torch.bfloat16, memory_format=form)
+    exact = nn.Conv3d(32, 16, kernel, stride, padding, bias=False).double()
+    exact.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 32, *size).bfloat16().contiguous(memory_format=form)
+    expected = exact(x.double())
+    grad = torch.randn(expected.shape).bfloat16()
+    expected.backward(grad.double())
+    for _ in range(3):
+        junk = [torch.full((1 << n,), 1e30) for n in range(10, 19)]
+        del junk
+        conv.zero_grad()
+        conv(x).backward(grad)
+        error = (conv.weight.grad.double() - exact.weight.grad).norm() / exact.weight.grad.norm()
+        assert error < 5e-3

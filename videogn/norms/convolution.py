@@ -16,8 +16,9 @@ class Conv3d(nn.Conv3d):
     Kernels that cover one frame, or one place, are 2D convolutions of a view of the same memory, to which these rules
     do not apply.
 
-    The weight's gradient is right for few frames. In bfloat16 and float16 oneDNN adds memory that nobody has written
-    to it where the kernel covers more frames than there are; frames of zeros, added before, prevent that.
+    The weight's gradient is right for few frames and small ones. In bfloat16 and float16 oneDNN adds memory that nobody
+    has written to it, or writes beyond its own, where the kernel is longer than the input in T, H or W; zeros, added
+    before, prevent that.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -31,9 +32,12 @@ class Conv3d(nn.Conv3d):
             or max(dilation) > 1
         ):
             return super()._conv_forward(input, weight, bias)
-        if padding[0] and input.shape[2] < weight.shape[2] and _is_low_precision(input):
-            input = F.pad(input, (0, 0, 0, 0, padding[0], padding[0]))
-            return F.conv3d(input, weight, bias, stride, (0, *padding[1:]), dilation, self.groups)
+        sizes = zip(padding, input.shape[2:], weight.shape[2:], strict=True)
+        t, h, w = (pad if size < kernel else 0 for pad, size, kernel in sizes)
+        if (t or h or w) and _is_low_precision(input):
+            input = F.pad(input, (w, w, h, h, t, t))
+            rest = (padding[0] - t, padding[1] - h, padding[2] - w)
+            return F.conv3d(input, weight, bias, stride, rest, dilation, self.groups)
         if not _takes_slow_kernel(input):
             return super()._conv_forward(input, weight, bias)
         kernel = weight.shape[2:]
