@@ -118,9 +118,9 @@ def i3d_resnet(
             max-pools' maxima. ``"recompute"``: the norm and ReLU before each convolution and before each pool.
             ``"low"``: also the 1x1x1 convolution before a bottleneck's last norm. ``"lowest"``: whole residual blocks,
             about one more forward pass. ``"standard"``: ``"recompute"`` on a CUDA device, ``"keep"`` on others, where
-            time is dearer than memory. Results are the same: norms are run again with the statistics of the first
-            pass, and running statistics move once. A norm given as a callable is kept by ``"standard"``, because it
-            may change in between; the other options run it again unless it is a batch norm of others.
+            time is dearer than memory. Results are the same up to rounding: norms are run again with the statistics of
+            the first pass, and running statistics move once. A norm given as a callable is kept by ``"standard"``,
+            because it may change in between; the other options run it again unless it is a batch norm of others.
         zero_init_last_norm: start the last gamma of each residual block at 0 (Wu & He, section 4.1), else at 1.
 
     Raises:

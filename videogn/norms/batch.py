@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _NormBase
 
-from .common import at_least_float32, check_arguments, check_input
+from .common import at_least_float32, check_arguments, check_input, memory_format_of
 from .kept import kept
 
 
@@ -120,6 +120,7 @@ class _WithBatchStatistics(torch.autograd.Function):
         x, mean, var, weight = ctx.saved_tensors
         needed = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
         rstd = (var + ctx.eps).rsqrt()
+        grad = grad.contiguous(memory_format=memory_format_of(x))  # of strided ones the kernel's sums are less exact
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, None, None, mean, rstd, True, ctx.eps, needed
         )

@@ -94,3 +94,9 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = at_least_float32(x)
     mean = x.mean(dims, keepdim=True)
     return mean.flatten(), (x - mean).square().mean(dims)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Channels-last where ``x`` (N, C, spatial...) is, else contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return last if last is not None and x.is_contiguous(memory_format=last) else torch.contiguous_format

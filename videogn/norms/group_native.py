@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .common import at_least_float32
+from .common import at_least_float32, memory_format_of
 from .kept import Statistics
 
 _aten = torch.ops.aten
@@ -29,7 +29,7 @@ _HARMLESS = 4.0
 def takes(x: Tensor) -> bool:
     """Whether :class:`GroupNormNative` is for ``x``: on the CPU, and dense in a memory format that the kernels know."""
     plain = type(x) is Tensor or type(x) is nn.Parameter  # a fake tensor has no values to look at
-    return plain and x.is_cpu and x.is_contiguous(memory_format=_memory_format(x))
+    return plain and x.is_cpu and x.is_contiguous(memory_format=memory_format_of(x))
 
 
 def forward(
@@ -75,7 +75,7 @@ class GroupNormNative(torch.autograd.Function):
         #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
         x, weight, group_mean, group_rstd = ctx.saved_tensors
         mean, rstd = (_per_channel(each, x.shape[1]) for each in (group_mean, group_rstd))
-        grad = grad.to(x.dtype).contiguous(memory_format=_memory_format(x))
+        grad = grad.to(x.dtype).contiguous(memory_format=memory_format_of(x))
         sums = _sums(grad, x, mean, rstd)
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -93,11 +93,6 @@ class GroupNormNative(torch.autograd.Function):
                 grad_x.add_(_affine(grad, zero, var, gamma, zero))
         grad_weight, grad_bias = sums.sum(1).to(weight.dtype).unbind()
         return grad_x, None, grad_weight, grad_bias, None, None, None
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    return last if last is not None and x.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
 def _moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
