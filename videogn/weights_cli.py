@@ -81,8 +81,8 @@ def _add_export(weights: Any) -> None:
         "clip specification, norm, accuracy as far as the checkpoint knows it, versions, sha256 of the files), "
         "model.pt2 (for torch.export.load) and model.onnx. Both programs take uint8 RGB clips (batch, 3, frames, "
         "height, width) of any size and give probabilities; normalisation is inside, and norms with fixed statistics "
-        "are part of the convolutions. Each is read again and compared with the checkpoint's own network on three "
-        "clips; a difference of more than 1e-4 of the highest probability is a failure. `videogn classify "
+        "are part of the convolutions. Each is read again and compared with the checkpoint's own network in float64 "
+        "on three clips; logits that differ by more than 1e-4 are a failure. `videogn classify "
         "--checkpoint` and `videogn.load` take the folder.",
         epilog="Exit code: 0 done, 1 a program could not be made or differs, 2 wrong usage. What fails leaves nothing.",
     )
@@ -160,20 +160,25 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _export_folder(options: argparse.Namespace, formats: list[str], say: Any) -> dict[str, Any]:
+    import copy
     import dataclasses
 
+    import torch
+
     from videogn import checkpoint
+    from videogn.data.transforms import to_float
     from videogn.inference import build, read_clips
+    from videogn.spec import ClipSpec
     from videogn.weights.accuracy import measured_accuracy
     from videogn.weights.export import export
 
     stored = checkpoint.read(options.checkpoint)
-    model = build(stored, options.checkpoint)
-    assert model.clip is not None
+    network, clip = build(stored, options.checkpoint).network, ClipSpec.from_dict(stored[checkpoint.KEY]["clip"])
+    precise = copy.deepcopy(network).double()
     if options.video is None:
-        clips, clips_from = _generated_clips(model.clip), "generated"
+        clips, clips_from = _generated_clips(clip), "generated"
     else:
-        clips = read_clips(options.video, dataclasses.replace(model.clip, num_clips=3))[:3]
+        clips = read_clips(options.video, dataclasses.replace(clip, num_clips=3))[:3]
         clips_from = os.path.basename(options.video)
     say(f"comparing on clips of {tuple(clips.shape[1:])}, {clips_from}")
     card = dict(stored[checkpoint.KEY])
@@ -182,9 +187,9 @@ def _export_folder(options: argparse.Namespace, formats: list[str], say: Any) ->
     if Path(options.checkpoint).is_file():
         card["exported_from"]["sha256"] = checkpoint.sha256(options.checkpoint)
     return export(
-        model.network,
+        network,
         card,
-        lambda batch: model(batch).softmax(dim=1),
+        lambda batch: precise(to_float(batch, clip, torch.float64)).softmax(dim=1),
         clips,
         options.output,
         clips_from=clips_from,

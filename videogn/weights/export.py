@@ -25,8 +25,7 @@ from videogn.weights.programs import INPUT, OUTPUT, Program, load_onnx, load_pt2
 FORMATS = ("safetensors", "pt2", "onnx")
 PROGRAMS = {"pt2": "model.pt2", "onnx": "model.onnx"}
 TOLERANCE = 1e-4
-"""Largest difference of a program's probabilities from the module's, relative to the highest of the clip. Classes that
-are further apart than twice that keep their order, so the top-5 are the same up to ties."""
+"""Largest difference of a program's logits from the network's, absolute and relative: see :func:`compare`."""
 
 _OF_AN_EXPORT = ("files", "check", "export_versions")  # entries of a folder that is exported again
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -85,7 +84,8 @@ def export(
     Args:
         network: on the CPU, in evaluation mode.
         card: of :func:`videogn.checkpoint.description`, with any further entries that JSON can hold.
-        predict: the module itself: uint8 clips (B, 3, T, H, W) -> probabilities (B, num_classes).
+        predict: the module itself, in float64, whose rounding is no part of the comparison: uint8 clips
+            (B, 3, T, H, W) -> probabilities (B, num_classes).
         clips: uint8 (N, 3, T, H, W), RGB, N at least 2: what the programs are compared on, one clip alone, the others
             together, and a part of the first with fewer frames and pixels.
         folder: to create; with ``force``, an export in its place is replaced.
@@ -103,9 +103,9 @@ def export(
     check_request(folder, formats, force)
     clip = ClipSpec.from_dict(card["clip"])
     batches = [clips[:1], clips[1:], _smaller(clips[:1], network.min_frames)]
-    say("running the module itself")
-    with torch.no_grad():
-        expected = [predict(batch) for batch in batches]
+    say("running the network itself, in float64")
+    with torch.no_grad():  # one by one: a program must not mix the clips of a batch, and float64 takes memory
+        expected = [torch.cat([predict(clip[None]) for clip in batch]) for batch in batches]
     if not all(bool(torch.isfinite(each).all()) for each in expected):
         raise ExportError("the module's own probabilities are not finite: these weights are of a run that diverged")
     card = {name: value for name, value in card.items() if name not in _OF_AN_EXPORT}
@@ -134,7 +134,7 @@ def export(
             except Exception as error:
                 raise ExportError(f"{path.name}: cannot be made or run: {_first_line(error)}") from error
             differences[path.name] = compare(path.name, found, expected)
-            say(f"  largest difference {differences[path.name]:.1e} of the highest probability; {TOLERANCE:g} allowed")
+            say(f"  its logits differ by at most {differences[path.name]:.1e}; {TOLERANCE:g} is allowed")
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(partial.iterdir())
         }
@@ -150,22 +150,31 @@ def export(
 
 
 def compare(name: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of probabilities, relative to the highest of each clip.
+    """The largest difference of logits, as far as probabilities p of a program and q of the network tell them.
+
+        |log p_i - log q_i| / (1 + log q_best - log q_i)
+
+    The denominator is one plus the logit's distance from the best class's, so the measure does not depend on how sure
+    the network is: of classes with next to no probability as well, it says whether the network computed them. Classes
+    whose logits are further apart than both differences keep their order, so the top-5 are the same up to ties.
 
     Raises:
         ExportError: more than ``TOLERANCE``, or another shape; ``name`` is for the message.
     """
     worst = 0.0
-    for one, other in zip(found, expected, strict=True):
-        if one.shape != other.shape:
-            raise ExportError(f"{name}: expected probabilities {tuple(other.shape)}, found {tuple(one.shape)}")
-        difference = float(((one - other).abs().amax(1) / other.amax(1)).max())
-        if not difference <= TOLERANCE:  # NaN, too
+    for p, q in zip(found, expected, strict=True):
+        if p.shape != q.shape:
+            raise ExportError(f"{name}: expected probabilities {tuple(q.shape)}, found {tuple(p.shape)}")
+        precise = q.double().log()
+        distance = precise.amax(1, keepdim=True) - precise
+        difference = (p.double().log() - precise).abs() / (1 + distance)
+        largest = float(difference[q > 1e-30].max())  # of smaller ones float32 has fewer digits, or none
+        if not largest <= TOLERANCE:  # NaN, too
             raise ExportError(
-                f"{name}: its probabilities are not the module's: they differ by {difference:.1e} of the highest, "
-                f"{TOLERANCE:g} is allowed. Nothing was written"
+                f"{name}: its results are not the network's: logits differ by {largest:.1e}, {TOLERANCE:g} is allowed. "
+                "Nothing was written"
             )
-        worst = max(worst, difference)
+        worst = max(worst, largest)
     return worst
 
 
