@@ -17,7 +17,9 @@ def main() -> int:
     """Run the script; returns the exit code: 0, 1 for a file that cannot be decoded, 2 for wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", help="video file")
-    parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="checkpoint of `videogn fit`, or exported weights")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="CKPT", help="checkpoint of `videogn fit`, or exported weights"
+    )
     start, end = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     start.add_argument("--start", type=float, metavar="SECONDS", help="start of the clip (default: of the video)")
     start.add_argument("--start-frame", type=int, metavar="N", help="start as a frame number, counted from 0")

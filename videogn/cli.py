@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
     classify = commands.add_parser("classify", help="classify video files with a checkpoint")
     classify.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
-    classify.add_argument("--checkpoint", required=True, metavar="CKPT", help="checkpoint of `videogn fit`, or exported weights")
+    classify.add_argument(
+        "--checkpoint", required=True, metavar="CKPT", help="checkpoint of `videogn fit`, or exported weights"
+    )
     classify.add_argument("--topk", type=int, default=5, help="classes per video (default 5)")
     classify.add_argument("--num-clips", type=int, default=10, help="clips averaged per video (default 10)")
     classify.add_argument("--format", choices=["table", "json"], default="table", help="json: one object per line")
