@@ -51,7 +51,17 @@ ALLOWED = {
     },
     "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module", "weights"},
     "pretrain_cli": {"data.datamodule_images", "errors", "training_cli"},
-    "weights_cli": {"checkpoint", "data.classes", "data.demo", "data.motions", "errors", "inference", "weights"},
+    "weights_cli": {
+        "checkpoint",
+        "data.classes",
+        "data.demo",
+        "data.motions",
+        "data.transforms",
+        "errors",
+        "inference",
+        "spec",
+        "weights",
+    },
     "cli": {"data_cli", "errors", "inference", "plan", "pretrain_cli", "training_cli", "weights_cli"},
     "data_cli": {"data", "errors"},
 }
