@@ -111,6 +111,9 @@ def test_mean_and_std_are_the_files(tiny_config, tiny_data, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "data.clip.std" in error
     assert "(0.225, 0.225, 0.225), found (0.229, 0.224, 0.225)" in error
+    assert "--data.clip.std [0.225, 0.225, 0.225]" in error
+    assert run("fit", tiny_config, tmp_path / "more", *start, "--ckpt_path", "last") == 0  # none yet: a first start
+    assert videogn.load(last(tmp_path / "more")).clip.mean == (0.45,) * 3
 
 
 def test_from_python_the_clip_must_say_what_the_weights_expect(files, tiny_data, tmp_path):
@@ -173,6 +176,11 @@ def test_frozen_bn_needs_statistics(files, tiny_config, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "--model.init_from" in error
     assert "frozen_bn" in error
+    untrained = tmp_path / "untrained.pth"
+    fresh = videogn.i3d_resnet(8, norm="bn", width=8, variant="2d").state_dict()
+    torch.save(as_torchvision({n: t.squeeze(2) if t.dim() == 5 else t for n, t in fresh.items()}), untrained)
+    assert run("fit", tiny_config, tmp_path / "more", *options("frozen_bn"), "--model.init_from", str(untrained)) == 2
+    assert "was trained" in capsys.readouterr().err
     path, tensors = files["bn"]
     start = ["--model.init_from", str(path), "--model.recipe.lr", "1e-6"]
     assert run("fit", tiny_config, tmp_path, *options("frozen_bn"), *start) == 0
@@ -189,6 +197,13 @@ def test_frozen_bn_needs_statistics(files, tiny_config, tmp_path, capsys):
         (["--model.init_from", "{gn}", "--model.width", "16"], ["width", "8 in the file, 16", "--model.width 8"]),
         (["--model.init_from", "{gn}", "--model.init_ignore", "[momentum*]"], ["'momentum*'"]),
         (["--model.freeze_stages", "1"], ["freeze_stages", "--model.init_from"]),
+        (["--model.init_from", ""], ["path of a file of weights", "''"]),
+        (["--model.convert_norm", "true"], ["--model.convert_norm", "--model.init_from"]),
+        (["--model.init_ignore", "['*']"], ["--model.init_ignore", "--model.init_from"]),
+        (
+            ["--model.init_from", "{gn}", "--model.freeze_stages", "1", "--model.init_ignore", "['*blocks.0.conv*']"],
+            ["freeze_stages 1", "blocks.0.conv.weight", "init_ignore"],
+        ),
         (["--model.init_from", "{gn}", "--model.freeze_stages", "6"], ["freeze_stages", "0 to 5", "6"]),
         (["--model.init_from", "{gn}", "--model.freeze_stages", "1", "--model.convert_norm", "true"], ["new norms"]),
     ],

@@ -34,7 +34,10 @@ def test_import_writes_a_file_that_says_what_it_is(picture_file, tmp_path, capsy
     out = tmp_path / "out.safetensors"
     command = ["weights", "import", str(picture_file), "-o", str(out), "--inflate", "center", "--variant", "8x8"]
     assert main([*command, "--frames", "16"]) == 0
-    assert "inflated (center) 10" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "inflated (center) 10" in printed
+    assert "no class names" in printed
+    assert "--class-names" in printed
     card = read(out)["videogn"]
     assert card["architecture"] == BUILT
     assert (card["clip"]["frames"], card["clip"]["stride"], card["clip"]["std"]) == (16, 8, [0.229, 0.224, 0.225])

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from peer_layouts import pickled, random_weights, saved
 
+from videogn import checkpoint
 from videogn.errors import UsageError
 from videogn.weights import read_source
 
@@ -36,6 +37,9 @@ def test_a_format_that_does_not_fit(tmp_path):
         read_source(path, "mmaction2")
     with pytest.raises(UsageError, match=r"expected a checkpoint written by videogn"):
         read_source(path, "videogn")
+    with pytest.raises(UsageError, match=r"bn1\.bias.* and \d+ more.*videogn weights import") as caught:
+        checkpoint.read(saved(tmp_path, peer_layouts.torchvision(random_weights(50, "2d"))))
+    assert len(str(caught.value)) < 500
     with pytest.raises(UsageError, match=r"format 'keras': expected auto or one of videogn, "):
         read_source(path, "keras")
     with pytest.raises(UsageError, match=r"no known format.*found a"):

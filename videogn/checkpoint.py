@@ -78,9 +78,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # torch raises many types, down to KeyError, for bytes that are no checkpoint
         raise UsageError(f"{path}: not a readable checkpoint ({_reason(error)})") from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
+        found = type(checkpoint).__name__
+        if isinstance(checkpoint, dict):
+            names = sorted(map(str, checkpoint))
+            found = f"{names[:5]}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise UsageError(
-            f"{path}: expected a checkpoint written by videogn (with an entry {KEY!r}), "
-            f"found {sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__}. "
+            f"{path}: expected a checkpoint written by videogn (with an entry {KEY!r}), found {found}. "
             "`videogn weights import` reads those of other programs."
         )
     _check_card(checkpoint[KEY], path)

@@ -22,6 +22,7 @@ from videogn.run_setup import (
     InitialWeights,
     check_classes,
     check_frozen_statistics,
+    check_frozen_weights,
     check_splits,
     check_sync_batchnorm,
     compile_for_training,
@@ -61,7 +62,8 @@ class VideoClassifier(VideoEvaluation):
             sizes differ between videos, stays eager.
         init_from: file of weights to start from: a checkpoint or export of videogn, or a file of torchvision, timm,
             pytorchvideo, SlowFast, mmaction2, caffe2 or Detectron. In training its classifier is left out if it is for
-            other classes. Not read where a checkpoint is resumed.
+            other classes. Read by the Trainer when a run starts, where it has no checkpoint to resume; from Python
+            without a Trainer, use :func:`videogn.weights.transfer`.
         inflate: how kernels of a picture's network become those of a video's: mean puts W / T into every plane, center
             W into the middle one.
         convert_norm: take the convolutions of a network with another norm, and start the norms anew.
@@ -127,7 +129,9 @@ class VideoClassifier(VideoEvaluation):
         self.compile_network = compile
         self.freeze_stages = freeze_stages
         self._initial = (
-            InitialWeights(init_from, inflate, convert_norm, tuple(init_ignore or ())) if init_from else None
+            InitialWeights(init_from, inflate, convert_norm, tuple(init_ignore or ()))
+            if init_from is not None
+            else None
         )
         self.train()
         self.class_names: tuple[str, ...] | None = None
@@ -188,6 +192,7 @@ class VideoClassifier(VideoEvaluation):
             names = self.class_names
             report = self._initial.load(self.network, self.architecture, self.clip, names, new_head=new_head)
             rank_zero_info(report.text())
+            check_frozen_weights(report, self.freeze_stages)
             self._initial = None
 
     def train(self, mode: bool = True) -> VideoClassifier:

@@ -74,8 +74,9 @@ def _check_pixels(source: Source, clip: ClipSpec) -> None:
     for name, theirs, ours in zip(("mean", "std"), source.pixels or (), (clip.mean, clip.std), strict=False):
         if not all(math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6) for a, b in zip(theirs, ours, strict=True)):
             raise UsageError(
-                f"data.clip.{name}: the weights of {source.path} expect {tuple(theirs)}, found {tuple(ours)}; leave "
-                f"the option out, or from Python set clip=ClipSpec({name}={tuple(theirs)}, ...)"
+                f"data.clip.{name}: the weights of {source.path} expect {tuple(theirs)}, found {tuple(ours)}; set "
+                f"--data.clip.{name} {list(theirs)}, or leave it out of the command and of its configuration files; "
+                f"from Python clip=ClipSpec({name}={tuple(theirs)}, ...)"
             )
 
 
@@ -90,6 +91,17 @@ def frozen_stages(network: I3DResNet, count: int) -> list[nn.Module]:
     return [network.blocks[i] for i in _STAGES[:count]]
 
 
+def check_frozen_weights(report: Report, count: int) -> None:
+    """Refuses stages that are not trained and have places that the file of weights left at their initial values."""
+    frozen = tuple(f"blocks.{i}." for i in _STAGES[:count])
+    initial = [name for name in report.missing if name.startswith(frozen)]
+    if initial:
+        raise UsageError(
+            f"model.freeze_stages {count}: these would keep random weights, because model.init_ignore leaves theirs "
+            f"out: {', '.join(initial[:3])}{' ...' if len(initial) > 3 else ''}. Freeze fewer stages, or take them"
+        )
+
+
 def check_frozen_statistics(network: nn.Module) -> None:
     """Refuses layers of frozen batch norm that never got statistics: they would stay at mean 0 and variance 1."""
     for name, layer in network.named_modules():
@@ -98,8 +110,8 @@ def check_frozen_statistics(network: nn.Module) -> None:
         if bool((layer.running_mean == 0).all()) and bool((layer.running_var == 1).all()):
             raise UsageError(
                 "model.norm: frozen_bn never changes its statistics and needs those of a trained network, but "
-                f"{name} has none (mean 0, variance 1). Set --model.init_from to weights with bn, or train with "
-                "--model.norm bn."
+                f"{name} has none (mean 0, variance 1). Set --model.init_from to weights of a network that was "
+                "trained with bn, or train with --model.norm bn."
             )
 
 

@@ -115,10 +115,9 @@ class VideoCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
-        if not path:
-            self._parse_init_from(subcommand)
         if not path or not (Path(path).exists() or os.sep in str(path) or str(path).endswith(".ckpt")):
-            return  # "best", "last", "hpc": Lightning's own words, resolved when the run starts
+            self._parse_init_from(subcommand)
+            return  # "best", "last", "hpc": Lightning's own words, resolved when the run starts, maybe to nothing
         stored = checkpoint_format.read(path)
         if "loops" not in stored:
             if subcommand == "fit":
@@ -139,12 +138,19 @@ class VideoCLI(LightningCLI):
     def _parse_init_from(self, subcommand: str) -> None:
         """Take mean and std of the pixels from the file of weights as defaults; conflicts are refused at the start."""
         model = self.config[subcommand].model
-        if not model.init_from:
-            if model.freeze_stages:
+        if model.init_from is None:
+            resumes = self.config[subcommand].get("ckpt_path")
+            if model.freeze_stages and not resumes:
                 raise UsageError(
                     f"--model.freeze_stages {model.freeze_stages}: the stages would keep random weights; set "
                     "--model.init_from to the weights that they should keep"
                 )
+            for name in ("convert_norm", "init_ignore"):
+                if model[name] and not resumes:
+                    raise UsageError(
+                        f"--model.{name}: says how a file of weights is taken, but there is none; set "
+                        "--model.init_from, or leave the option out"
+                    )
             return
         pixels = read_source(model.init_from).pixels
         if pixels is not None:

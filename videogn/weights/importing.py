@@ -87,6 +87,9 @@ def import_weights(
         network, architecture, source, inflation=inflation, convert_norm=convert_norm, class_names=names, ignore=ignore
     )
     clip = source.clip if source.clip is not None and source.variant == variant else _CLIPS[str(variant)]
+    if names is None:
+        note = "no class names: `videogn classify` and `weights export` need them; import with --class-names"
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     changes: dict[str, Any] = {"frames": frames, "stride": stride}
     if source.pixels is not None:
         changes["mean"], changes["std"] = source.pixels

@@ -45,6 +45,8 @@ def read_source(path: str | os.PathLike[str], format: str = "auto") -> Source:
     """
     if format not in ("auto", *FORMATS):
         raise UsageError(f"format {format!r}: expected auto or one of {', '.join(FORMATS)}")
+    if not os.fspath(path):
+        raise UsageError("expected the path of a file of weights, found ''")
     path = Path(path)
     contents = open_weights(path)
     if contents.videogn or format == checkpoint.KEY:
