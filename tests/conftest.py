@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from videogn.data.demo import DemoSpec, generate_demo
 # One thread: the tests' tensors are small, and threads that wait for each other on a busy machine cost minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+# A shell that starts a job in the background makes it ignore Ctrl-C, and its children, whose reaction is tested here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -197,11 +197,11 @@ def test_same_picture_same_first_layer(tmp_path):
     source = read_source(pickled(tmp_path, blobs))
     picture = torch.randint(0, 256, (1, 3, 32, 32)).double()  # R, G, B
     # detectron/utils/blob.py, prep_im_for_blob, with PIXEL_MEANS in B, G, R of detectron/core/config.py
-    theirs = picture[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717]).double().reshape(3, 1, 1)
+    theirs = picture[:, [2, 1, 0]] - torch.tensor([102.9801, 115.9465, 122.7717], dtype=torch.float64).reshape(3, 1, 1)
     expected = torch.nn.functional.conv2d(theirs, torch.from_numpy(blobs["conv1_w"]).double())
-    mean, std = (torch.tensor(v).double().reshape(3, 1, 1) for v in source.pixels)
+    mean, std = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1) for v in source.pixels)
     found = torch.nn.functional.conv2d((picture / 255 - mean) / std, source.tensors["blocks.0.conv.weight"].double())
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_riv_is_a_variance(tmp_path):
