@@ -84,8 +84,9 @@ class I3DResNet(nn.Module):
             raise ValueError(f"expected at least {self.min_frames} frames per clip, found {x.shape[2]}")
         stem, res2, pool2, *others = self.blocks
         x = stem(x)
-        # Only where it saves memory is the pool in one unit with the block before: hooks on res2 see its own output.
-        x = pool2(res2(x)) if recomputes(stem, x) == "keep" else res2(x, pool2)
+        # The pool is in one unit with the block before only where that saves memory: hooks on res2 see its own output.
+        # With "lowest" its backward pass would meet the whole block's activations, at a higher peak.
+        x = res2(x, pool2) if recomputes(stem, x) in ("recompute", "low") else pool2(res2(x))
         for block in others:
             x = block(x)
         return x
