@@ -80,9 +80,9 @@ def _add_export(weights: Any) -> None:
         description="Writes a folder with weights.safetensors (the network as it was trained), card.json (classes, "
         "clip specification, norm, accuracy as far as the checkpoint knows it, versions, sha256 of the files), "
         "model.pt2 (for torch.export.load) and model.onnx. Both programs take uint8 RGB clips (batch, 3, frames, "
-        "height, width) of any size and give probabilities; normalisation is inside, and norms with fixed statistics "
-        "are part of the convolutions. Each is read again and compared with the checkpoint's own network in float64 "
-        "on three clips; logits that differ by more than 1e-4 are a failure. `videogn classify "
+        "height, width) above 32 pixels and give probabilities; normalisation is inside, and norms with fixed "
+        "statistics are part of the convolutions. Each is read again and compared with the checkpoint's own network in "
+        "float64 on three clips; logits that differ by more than 1e-4 are a failure. `videogn classify "
         "--checkpoint` and `videogn.load` take the folder.",
         epilog="Exit code: 0 done, 1 a program could not be made or differs, 2 wrong usage. What fails leaves nothing.",
     )

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
-from videogn.data.layouts import VIDEO_SUFFIXES, Listing, Source, split_folder, videos_below
+from videogn.data.layouts import VIDEO_SUFFIXES, Listing, Source, files_below, is_video, split_folder
 from videogn.errors import UsageError
 
 _REPLACEMENTS = ("replacement/replacement_for_corrupted_k400", "replacement_for_corrupted_k400")
@@ -112,7 +112,7 @@ def _cvdf_files(source: Source) -> dict[str, str]:
     folder = split_folder(source.root, source.split)  # type: ignore[arg-type]
     if folder is None:
         return {}
-    files = videos_below(folder, os.path.relpath(folder, source.root))
+    files = files_below(folder, os.path.relpath(folder, source.root), is_video)
     return {os.path.splitext(os.path.basename(path))[0]: path for path in files}
 
 
@@ -121,7 +121,7 @@ def _cvdf_replacements(root: str) -> dict[str, str]:
     for relative in _REPLACEMENTS:
         folder = os.path.join(root, relative)
         if os.path.isdir(folder):
-            return {os.path.basename(path)[:11]: path for path in videos_below(folder, relative)}
+            return {os.path.basename(path)[:11]: path for path in files_below(folder, relative, is_video)}
     return {}
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from videogn.data.classes import ClassList, read_class_names
 from videogn.data.datamodule import KineticsDataModule
 from videogn.data.images import PICTURE_SUFFIXES, EvalPictures, TrainPictures
 from videogn.data.index import VideoIndex
-from videogn.data.layouts import Split, split_folder, subfolders
+from videogn.data.layouts import Split, files_below, split_folder, subfolders
 from videogn.errors import UsageError
 from videogn.spec import ClipSpec
 
@@ -128,8 +127,8 @@ def read_pictures(root: str, split: Split, class_names: tuple[str, ...], all_cla
     labels: list[int] = []
     numbers = {name: i for i, name in enumerate(class_names)}
     for name in found:
-        below = _pictures_below(os.path.join(folder, name), os.path.join(os.path.relpath(folder, root), name))
-        paths.extend(below)
+        relative = os.path.join(os.path.relpath(folder, root), name)
+        paths.extend(files_below(os.path.join(folder, name), relative, _is_picture))
         labels.extend([numbers[name]] * (len(paths) - len(labels)))
     if not paths:
         raise UsageError(
@@ -171,23 +170,6 @@ def _folder_of(root: str, split: Split) -> str:
 
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
-
-
-def _pictures_below(folder: str, relative: str) -> Iterator[str]:
-    """Pictures in a folder and in those below it, sorted, as paths that start with ``relative``; no hidden ones."""
-    files, folders = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            # Links to folders below a class are not followed: one could lead back up and never end.
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-            elif _is_picture(entry.name) and entry.is_file():
-                files.append(entry.name)
-    for name in sorted(files):
-        yield os.path.join(relative, name)
-    for name in sorted(folders):
-        if not name.startswith("."):
-            yield from _pictures_below(os.path.join(folder, name), os.path.join(relative, name))
 
 
 def _some(names: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -244,7 +244,7 @@ def read_folders(source: Source) -> Listing:
     prefix = os.path.relpath(source.path, source.root)
     classes = subfolders(source.path)
     for name in classes:
-        for path in videos_below(os.path.join(source.path, name), os.path.join(prefix, name)):
+        for path in files_below(os.path.join(source.path, name), os.path.join(prefix, name), is_video):
             listing.paths.append(path)
             listing.labels.append(name)
     if not classes:
@@ -261,21 +261,21 @@ def read_folders(source: Source) -> Listing:
     return listing
 
 
-def videos_below(folder: str, relative: str) -> Iterator[str]:
-    """Videos in a folder and in the folders below it, in sorted order, each as a path that starts with ``relative``."""
+def files_below(folder: str, relative: str, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Files with ``wanted`` names in a folder and in those below it, sorted, as paths that start with ``relative``."""
     files, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             # Links to folders below a class are not followed: one could lead back up and never end.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif is_video(entry.name) and entry.is_file():
+            elif wanted(entry.name) and entry.is_file():
                 files.append(entry.name)
     for name in sorted(files):
         yield os.path.join(relative, name)
     for name in sorted(folders):
         if not name.startswith("."):
-            yield from videos_below(os.path.join(folder, name), os.path.join(relative, name))
+            yield from files_below(os.path.join(folder, name), os.path.join(relative, name), wanted)
 
 
 def every_video(root: str, relative: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:

@@ -71,8 +71,7 @@ class GroupNormNative(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # With x̂ the normalised input, g = grad · weight and means over the values of a group:
-        #   dx = (g - mean(g) - x̂ · mean(g · x̂)) · rstd,   dweight = Σ grad · x̂,   dbias = Σ grad
+        # The formulas are those of ``_gradients`` in group.py.
         x, weight, group_mean, group_rstd = ctx.saved_tensors
         mean, rstd = (_per_channel(each, x.shape[1]) for each in (group_mean, group_rstd))
         grad = grad.to(x.dtype).contiguous(memory_format=memory_format_of(x))
