@@ -47,8 +47,8 @@ data:
   root: {tiny_data}
   num_workers: 0
   batch_size: 4
-  clip: {{frames: 4, stride: 1, train_short_side: [32, 32], train_crop: 32, flip: 0.0, eval_short_side: 32,
-         num_clips: 2}}
+  clip: {{frames: 4, stride: 1, train_short_side: [32, 32], train_crop: 32, flip: 0.0,
+         protocol: {{clips: 2, short_side: 32}}}}
 trainer: {{accelerator: cpu, devices: 1, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false,
           enable_model_summary: false, num_sanity_val_steps: 0}}
 """

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import videogn
-from videogn import ClipSpec, VideoClassifier, predict_video
+from videogn import ClipSpec, Protocol, VideoClassifier, predict_video
 from videogn import checkpoint as files
 from videogn.cli import main
 from videogn.errors import UsageError
@@ -29,7 +29,9 @@ ARCHITECTURE = {
 def model():
     torch.manual_seed(0)
     model = VideoClassifier(**ARCHITECTURE)
-    model.clip = ClipSpec(frames=4, stride=1, eval_short_side=32, train_crop=32, train_short_side=(32, 32))
+    model.clip = ClipSpec(
+        frames=4, stride=1, train_crop=32, train_short_side=(32, 32), protocol=Protocol(short_side=32)
+    )
     model.class_names = ("left", "ångström", "右", 'with "quotes"', "not \udcff utf-8", "a/b")
     return model.eval()
 
@@ -193,7 +195,7 @@ NONSENSE = [
     ({"clip": {"frames": -4}}, "clip.frames: expected at least 1"),
     ({"clip": {"mean": [0.5, 0.5, None]}}, "clip.mean: expected 3 numbers"),
     ({"clip": {"std": [0.5, 0.5, 10**400]}}, "clip.std"),
-    ({"clip": {"positions": "middle"}}, "clip.positions: expected ends or segments"),
+    ({"clip": {"protocol": {"positions": "middle"}}}, "clip.protocol.positions: expected ends or segments"),
     ({"clip": {"fps": 3}}, "unknown fields ['fps']"),
     ({"files": {}}, "files.weights.safetensors.sha256"),
     ({"files": {"weights.safetensors": {"sha256": "../../secret"}}}, "not the file that card.json belongs to"),

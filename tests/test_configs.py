@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from videogn import NORMS
+from videogn import NORMS, Protocol
 from videogn.optim import lr_factor
 from videogn.training_cli import VideoCLI
 
@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 BASES = [*sorted(CONFIGS.glob("*_i3d_*.yaml")), *sorted(CONFIGS.glob("*demo*.yaml"))]
 NORM_OVERLAYS = sorted((CONFIGS / "norm").glob("*.yaml"))
 PICTURES = sorted(CONFIGS.glob("imagenet_*.yaml"))  # tests/test_pretrain.py has these
+PROTOCOLS = sorted((CONFIGS / "protocol").glob("*.yaml"))
 OTHER_OVERLAYS = sorted(set(CONFIGS.glob("*.yaml")) - set(BASES) - set(PICTURES))
 KINETICS = CONFIGS / "kinetics400_i3d_r50_32x2.yaml"
 
@@ -57,6 +58,15 @@ def test_other_overlays_add_their_callback(config):
     assert added in [type(callback).__name__ for callback in cli.trainer.callbacks]
 
 
+@pytest.mark.parametrize("config", PROTOCOLS, ids=lambda path: path.stem)
+def test_protocol_overlays_replace_all_of_the_protocol(config):
+    """The demo sets clips, crops and sizes of its own, which must not survive."""
+    assert build(CONFIGS / "demo.yaml", config).datamodule.clip.protocol == Protocol(config.stem)
+    assert f"videogn validate -c configs/kinetics400_i3d_r50_32x2.yaml -c configs/protocol/{config.name}" in " ".join(
+        config.read_text().split()
+    )
+
+
 def test_every_norm_has_its_overlay():
     assert {path.stem for path in NORM_OVERLAYS} == {*NORMS, "sync_bn"}
 
@@ -78,9 +88,10 @@ def test_table_8_rows(name, frames, stride, batch, clips_per_step):
     """Clip, clips per GPU, lr 0.01 x clips / 64, decay 1e-4 and 0 on norms, steps at 150k and 300k of 400k."""
     cli = build(CONFIGS / f"kinetics400_i3d_r50_{name}.yaml")
     clip, recipe = cli.datamodule.clip, cli.model.recipe
+    own = clip.protocol
     assert (clip.frames, clip.stride, cli.datamodule.batch_size) == (frames, stride, batch)
     assert (clip.train_short_side, clip.train_crop, clip.flip) == ((256, 320), 224, 0.5)
-    assert (clip.eval_short_side, clip.eval_crop, clip.num_clips, clip.positions) == (256, "full", 10, "ends")
+    assert (own.short_side, own.crop, own.clips, own.positions) == (256, "full", 10, "ends")
     assert (recipe.optimizer, recipe.momentum, recipe.nesterov) == ("sgd", 0.9, True)
     assert (recipe.lr, recipe.lr_clips, recipe.clips_per_step) == (0.01, 64, clips_per_step)
     assert (recipe.weight_decay, recipe.norm_weight_decay) == (1e-4, 0.0)

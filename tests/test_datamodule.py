@@ -16,9 +16,9 @@ from videogn.data.demo import MOTIONS, generate_demo
 from videogn.data.manifest import FileRecord, ManifestWriter, manifest_path
 from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import UsageError
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
-CLIP = ClipSpec(frames=4, stride=1, train_short_side=(24, 28), train_crop=20, eval_short_side=24, num_clips=2)
+CLIP = ClipSpec(frames=4, stride=1, train_short_side=(24, 28), train_crop=20, protocol=Protocol(short_side=24, clips=2))
 DEMO = DemoSpec(3, 1, 32, 8)
 
 

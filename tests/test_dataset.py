@@ -15,15 +15,19 @@ from videogn.data.dataset import MAX_TRIES, EvalVideos, TrainClips
 from videogn.data.demo import MOTIONS, DemoSpec, generate_demo
 from videogn.data.index import VideoIndex
 from videogn.data.loader import start_worker
-from videogn.data.samplers import EvalSampler, TrainSampler
+from videogn.data.samplers import MASKED, EvalSampler, TrainSampler
 from videogn.data.sampling import eval_indices, train_indices
 from videogn.data.transforms import eval_crops, eval_view, train_view
 from videogn.data.view import apply_view
 from videogn.errors import VideoError
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
 CLIP = ClipSpec(
-    frames=4, stride=2, train_short_side=(24, 28), train_crop=20, eval_short_side=24, eval_crop="three", num_clips=3
+    frames=4,
+    stride=2,
+    train_short_side=(24, 28),
+    train_crop=20,
+    protocol=Protocol(short_side=24, crop="three", clips=3),
 )
 
 
@@ -211,13 +215,18 @@ def test_batches_move_and_pin(index, damaged):
 def test_evaluation_shares_are_exact(world, videos):
     shares = [list(EvalSampler(videos, world, rank)) for rank in range(world)]
     assert [len(EvalSampler(videos, world, rank)) for rank in range(world)] == [len(share) for share in shares]
-    assert all(shares), "no process may be without a video"
+    assert all(shares), "no process may be without an item"
     seen = [video for share in shares for _, video in share]
-    assert set(seen) == set(range(videos))
-    if videos >= world:
-        assert len(seen) == videos
-    else:
-        assert len(seen) == world
+    assert sorted(seen) == [MASKED] * max(0, world - videos) + list(range(videos))
+
+
+def test_evaluation_goes_on_with_the_videos_that_are_left():
+    """Nine videos, four of them judged: the rest is shared evenly, whoever had it before."""
+    done = frozenset({0, 3, 4, 8})
+    shares = [[video for _, video in EvalSampler(9, 3, rank, done)] for rank in range(3)]
+    assert sorted(video for share in shares for video in share) == [1, 2, 5, 6, 7]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [video for _, video in EvalSampler(9, 1, 0, frozenset(range(9)))] == [MASKED]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

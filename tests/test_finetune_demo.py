@@ -40,7 +40,7 @@ def small(tmp_path, monkeypatch, halves):
         half["model"] |= {"width": 8, "norm_kwargs": {"num_groups": 4}}
         half["data"]["demo"] |= {"train_per_class": 2, "val_per_class": 1, "size": 32, "frames": 12}
         half["data"]["clip"] |= {"frames": 4, "train_short_side": [32, 32], "train_crop": 32}
-        half["data"]["clip"] |= {"eval_short_side": 32, "eval_crop_size": 32}
+        half["data"]["clip"]["protocol"] |= {"short_side": 32, "crop_size": 32}
         half["trainer"] |= {"max_epochs": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 1}
         path = tmp_path / getattr(demo, name).name
         path.write_text(yaml.safe_dump(half))

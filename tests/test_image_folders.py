@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 from videogn.data.datamodule_images import ImageDataModule
 from videogn.data.images import random_resized_crop
 from videogn.errors import UsageError
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
 SMALL = ClipSpec(
-    frames=1, stride=1, num_clips=1, train_crop=24, eval_short_side=32, eval_crop="center", eval_crop_size=24
+    frames=1, stride=1, train_crop=24, protocol=Protocol(clips=1, short_side=32, crop="center", crop_size=24)
 )
 
 
@@ -156,7 +156,7 @@ def test_other_layouts_are_refused_in_words(root, spoil, message):
 
 
 def test_a_clip_of_pictures_has_one_frame(root):
-    with pytest.raises(UsageError, match=r"data\.clip\.num_clips: expected 1, .* found 10"):
+    with pytest.raises(UsageError, match=r"data\.clip\.protocol\.clips: expected 1, .* found 10"):
         ImageDataModule(str(root), ClipSpec(frames=1))
     with pytest.raises(UsageError, match=r"data\.clip\.frames: expected 1, .* found 8"):
         ImageDataModule(str(root), ClipSpec(frames=8))

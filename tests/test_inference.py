@@ -9,7 +9,7 @@ from torch import nn
 from video_files import SHARED_VIDEOS
 
 import videogn
-from videogn import ClipSpec, VideoClassifier
+from videogn import ClipSpec, Protocol, VideoClassifier
 from videogn.cli import main
 from videogn.data import read_frames
 from videogn.errors import UsageError
@@ -24,7 +24,7 @@ def trained(tiny_data):
     """A network that knows its eight training videos: its logits differ, as those of random weights do not."""
     torch.manual_seed(0)
     model = VideoClassifier(num_classes=8, width=8, variant="8x8", norm="bn", dropout=0.0)
-    model.clip = ClipSpec(frames=8, stride=1, eval_short_side=32, eval_crop="center", num_clips=2)
+    model.clip = ClipSpec(frames=8, stride=1, protocol=Protocol(short_side=32, crop="center", clips=2))
     model.class_names = tuple(sorted(path.name for path in (tiny_data / "train").iterdir()))
     videos = sorted((tiny_data / "train").glob("*/*"))
     labels = torch.tensor([model.class_names.index(path.parent.name) for path in videos])

@@ -118,7 +118,7 @@ def test_mean_and_std_are_the_files(tiny_config, tiny_data, tmp_path, capsys):
 
 def test_from_python_the_clip_must_say_what_the_weights_expect(files, tiny_data, tmp_path):
     path, tensors = files["gn"]
-    clip = {"frames": 4, "stride": 1, "train_short_side": (32, 32), "train_crop": 32, "eval_short_side": 32}
+    clip = {"frames": 4, "stride": 1, "train_short_side": (32, 32), "train_crop": 32, "protocol": {"short_side": 32}}
     build = {"num_classes": 8, "variant": "8x8", "width": 8, "norm_kwargs": {"num_groups": 4}, "init_from": str(path)}
     trainer = {"max_steps": 1, "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False}
     trainer |= {"enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}

@@ -23,9 +23,9 @@ from videogn.data.index import VideoIndex
 from videogn.data.loader import GuardedDataset, TimedLoader, guarded, start_worker
 from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import VideoError
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
-CLIP = ClipSpec(frames=4, stride=2, train_short_side=(24, 28), train_crop=20, eval_short_side=24, num_clips=3)
+CLIP = ClipSpec(frames=4, stride=2, train_short_side=(24, 28), train_crop=20, protocol=Protocol(short_side=24, clips=3))
 HANGING, CRASHING, EXITING = 1, 4, 6
 
 

@@ -70,10 +70,10 @@ def test_the_network_comes_from_the_checkpoint(tiny_data, tiny_config, checkpoin
 
 
 def test_explicit_options_beat_the_checkpoint(tiny_config, checkpoint, tmp_path, capsys):
-    options = ["--ckpt_path", str(checkpoint), "--data.clip.num_clips", "3", "--model.dropout", "0.25"]
+    options = ["--ckpt_path", str(checkpoint), "--data.clip.protocol.clips", "3", "--model.dropout", "0.25"]
     assert run("validate", tiny_config, tmp_path, *options) == 0
     written = (tmp_path / "version_0" / "config.yaml").read_text()
-    assert "num_clips: 3" in written
+    assert "clips: 3" in written
     assert "dropout: 0.25" in written
 
 

@@ -22,11 +22,11 @@ from videogn.inference import load
 from videogn.module import VideoClassifier
 from videogn.optim import lr_factor, peak_lr
 from videogn.pretrain_cli import PretrainCLI
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
 CLASSES = ("a", "b", "c")
 CLIP = ClipSpec(
-    frames=1, stride=1, num_clips=1, train_crop=32, eval_short_side=36, eval_crop="center", eval_crop_size=32
+    frames=1, stride=1, train_crop=32, protocol=Protocol(clips=1, short_side=36, crop="center", crop_size=32)
 )
 
 
@@ -45,7 +45,7 @@ def config(root, tmp_path_factory):
 model: {{num_classes: 3, width: 8, norm: gn, norm_kwargs: {{num_groups: 4}},
         recipe: {{lr: 0.05, schedule: constant}}}}
 data: {{root: {root}, num_workers: 0, batch_size: 4, eval_batch_size: 5,
-       clip: {{train_crop: 32, eval_short_side: 36, eval_crop_size: 32}}}}
+       clip: {{train_crop: 32, protocol: {{short_side: 36, crop_size: 32}}}}}}
 trainer: {{accelerator: cpu, devices: 1, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false,
           enable_model_summary: false, num_sanity_val_steps: 0}}
 """
@@ -285,7 +285,8 @@ def test_the_recipe_is_the_papers(path, norm):
     )
     assert (cli.model.hparams["norm"], cli.model.hparams["variant"]) == (norm, "2d")
     clip = data.clip
-    assert (clip.train_crop, clip.eval_short_side, clip.eval_crop, clip.eval_crop_size) == (224, 256, "center", 224)
+    own = clip.protocol
+    assert (clip.train_crop, own.short_side, own.crop, own.crop_size) == (224, 256, "center", 224)
     head = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
     for word in (f"videogn pretrain fit -c configs/{path.name}", "Hardware:", "Reported", "Never run here"):
         assert word in head

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from videogn.data.sampling import eval_indices, train_indices, unique_frames
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
 SPECS = [
     ClipSpec(),
     ClipSpec(frames=64, stride=1),
     ClipSpec(frames=8, stride=8),
-    ClipSpec(frames=1, stride=1, num_clips=1),
-    ClipSpec(frames=5, stride=3, num_clips=3, positions="segments"),
-    ClipSpec(frames=5, stride=3, num_clips=3, short_video="clamp"),
+    ClipSpec(frames=1, stride=1, protocol=Protocol(clips=1)),
+    ClipSpec(frames=5, stride=3, protocol=Protocol(clips=3, positions="segments")),
+    ClipSpec(frames=5, stride=3, short_video="clamp", protocol=Protocol(clips=3)),
 ]
 LENGTHS = [1, 2, 5, 29, 32, 62, 63, 64, 65, 100, 250, 300, 1001]
 
@@ -33,14 +33,14 @@ def test_numbers_stay_inside_and_go_forward(spec, length):
             assert (np.diff(clip) == spec.stride).all()
     starts = eval_indices(length, spec)[:, 0]
     assert (np.diff(starts) >= 0).all()
-    assert starts[0] == 0 or spec.num_clips == 1
+    assert starts[0] == 0 or spec.protocol.clips == 1
 
 
 @pytest.mark.parametrize("positions", ["ends", "segments"])
 @pytest.mark.parametrize("clips", [1, 2, 3, 10, 30])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_both_position_rules(positions, clips, length):
-    spec = ClipSpec(num_clips=clips, positions=positions)
+    spec = ClipSpec(protocol=Protocol(clips=clips, positions=positions))
     delta = max(length - ((32 - 1) * 2 + 1), 0)
     if positions == "segments":  # SlowFast, get_start_end_idx: delta * clip_idx / num_clips
         expected = [int(Fraction(delta * i, clips)) for i in range(clips)]
@@ -57,7 +57,7 @@ def test_both_position_rules(positions, clips, length):
 @pytest.mark.parametrize("length", [63, 100, 257, 300])
 def test_pytorchvideo_has_the_segments_rule(clips, length):
     clip_sampling = pytest.importorskip("pytorchvideo.data.clip_sampling")
-    spec = ClipSpec(num_clips=clips, positions="segments")
+    spec = ClipSpec(protocol=Protocol(clips=clips, positions="segments"))
     # One frame is one second there, so that its seconds are frame numbers.
     sampler = clip_sampling.ConstantClipsPerVideoSampler(clip_duration=spec.span, clips_per_video=clips)
     starts = []
@@ -68,10 +68,10 @@ def test_pytorchvideo_has_the_segments_rule(clips, length):
 
 
 def test_worked_examples():
-    spec = ClipSpec(frames=3, stride=2, num_clips=3)
+    spec = ClipSpec(frames=3, stride=2, protocol=Protocol(clips=3))
     assert eval_indices(11, spec).tolist() == [[0, 2, 4], [3, 5, 7], [6, 8, 10]]
-    assert eval_indices(11, dataclasses.replace(spec, positions="segments"))[:, 0].tolist() == [0, 2, 4]
-    assert eval_indices(11, dataclasses.replace(spec, num_clips=1)).tolist() == [[3, 5, 7]]
+    assert eval_indices(11, spec.with_protocol(positions="segments"))[:, 0].tolist() == [0, 2, 4]
+    assert eval_indices(11, spec.with_protocol(clips=1)).tolist() == [[3, 5, 7]]
     assert eval_indices(3, spec).tolist() == [[0, 2, 1]] * 3
     assert eval_indices(3, dataclasses.replace(spec, short_video="clamp")).tolist() == [[0, 2, 2]] * 3
     assert (eval_indices(11, spec) + 40)[1].tolist() == [43, 45, 47]  # a part of 11 frames from frame 40 on

@@ -39,7 +39,7 @@ def test_compiled_training(backend, tiny_config, fitted, tmp_path, monkeypatch):
         "videogn.module.compile_for_training",
         lambda network, device: compile_for_training(network, torch.device("cuda"), counter),
     )
-    options = ["--model.compile", "true", "--data.clip.eval_crop", "three", "--model.clips_per_forward", "4"]
+    options = ["--model.compile", "true", "--data.clip.protocol.crop", "three", "--model.clips_per_forward", "4"]
     assert run("fit", tiny_config, tmp_path, *options) == 0
     assert counter.frame_count == 1
     saved, eager = (

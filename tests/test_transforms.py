@@ -9,10 +9,10 @@ from torchvision.transforms import v2
 
 from videogn.data.transforms import eval_crops, eval_view, to_float, train_view
 from videogn.data.view import apply_view
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
 SIZES = [(256, 340), (340, 256), (240, 427), (97, 65), (48, 64), (360, 360)]
-SMALL = ClipSpec(train_short_side=(64, 80), train_crop=56, eval_short_side=64)
+SMALL = ClipSpec(train_short_side=(64, 80), train_crop=56, protocol=Protocol(short_side=64))
 
 
 def noise(height, width, frames=2):
@@ -137,7 +137,7 @@ def test_full_frames_are_torchvisions(size):
 @pytest.mark.parametrize("side", [None, 56, 57])
 def test_the_centre_is_torchvisions(size, side):
     frames = noise(*size)
-    spec = dataclasses.replace(SMALL, eval_crop="center", eval_crop_size=side)
+    spec = SMALL.with_protocol(crop="center", crop_size=side)
     cut, boxes = eval_transform(frames, spec)
     expected = v2.CenterCrop(side or 64)(v2.Resize(64, antialias=True)(planes(frames)))
     assert torch.equal(planes(cut), expected)
@@ -149,7 +149,7 @@ def test_the_centre_is_torchvisions(size, side):
 @pytest.mark.parametrize("side", [None, 57])
 def test_three_squares_along_the_longer_side(size, side):
     frames = noise(*size)
-    spec = dataclasses.replace(SMALL, eval_crop="three", eval_crop_size=side)
+    spec = SMALL.with_protocol(crop="three", crop_size=side)
     whole, boxes = eval_transform(frames, spec)
     _, height, width, _ = whole.shape
     side = side or 64
@@ -166,7 +166,7 @@ def test_three_squares_along_the_longer_side(size, side):
 def test_nothing_is_touched_where_nothing_is_scaled():
     frames = noise(64, 85)
     assert torch.equal(eval_transform(frames, SMALL)[0], frames)
-    spec = dataclasses.replace(SMALL, eval_crop="center")
+    spec = SMALL.with_protocol(crop="center")
     assert torch.equal(eval_transform(frames, spec)[0], frames[:, :, 10:74])
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from video_files import SHARED_VIDEOS
 
 import videogn
-from videogn import ClipSpec, VideoClassifier
+from videogn import ClipSpec, Protocol, VideoClassifier
 from videogn import checkpoint as files
 from videogn.blocks import Head
 from videogn.cli import main
@@ -137,7 +137,7 @@ def by_onnxruntime(folder, video):
     """(label, probability) of all classes, best first, with nothing of this package but the decoder."""
     card = json.loads((folder / "card.json").read_text())
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    clips = read_clips(video, ClipSpec.from_dict(card["clip"] | {"num_clips": 3}))
+    clips = read_clips(video, ClipSpec.from_dict(card["clip"]).with_protocol(clips=3))
     (probabilities,) = session.run(None, {"clips": clips.numpy()})
     return sorted(zip(card["class_names"], probabilities.mean(0), strict=True), key=lambda pair: -pair[1])
 
@@ -208,7 +208,7 @@ def test_the_card(exported, checkpoint, fitted):
     for name in ("top1", "top5", "clip_top1", "loss"):
         assert accuracy[name] == pytest.approx(float(logged[f"val/{name}"]), rel=1e-6)
     assert (accuracy["videos"], accuracy["videos_failed"]) == (8, 0)
-    assert (accuracy["split"], accuracy["num_clips"], accuracy["eval_crop"]) == ("val", 2, "full")
+    assert (accuracy["split"], accuracy["clips"], accuracy["crop"]) == ("val", 2, "full")
     assert accuracy["global_step"] == stored["global_step"] > 0
 
 
@@ -221,7 +221,7 @@ def test_accuracy_is_that_of_the_weights_or_unknown(fitted):
         assert known["videos"] == 8
         stored["global_step"] += 1  # saved later than it was measured
         later = measured_accuracy(stored, path)
-        by_name = {"top1": pytest.approx(known["top1"], abs=1e-6), "split": "val", "num_clips": 2, "eval_crop": "full"}
+        by_name = {"top1": pytest.approx(known["top1"], abs=1e-6), "split": "val", "clips": 2, "crop": "full"}
         assert later == (by_name if path == best else None)
     stored["callbacks"] = {"Scores": {"global_step": stored["global_step"], "metrics": {"val/top1": float("nan")}}}
     assert measured_accuracy(stored, best) is None
@@ -236,7 +236,7 @@ def small(tmp_path):
     """A file of weights, beside which exports are written."""
     torch.manual_seed(0)
     model = VideoClassifier(2, variant="8x8", norm="bn", width=8)
-    clip = ClipSpec(frames=4, stride=1, eval_short_side=40, eval_crop="center")
+    clip = ClipSpec(frames=4, stride=1, protocol=Protocol(short_side=40, crop="center"))
     card = files.description(model.architecture, ("a", "b"), clip)
     files.write_weights(tmp_path / "small.safetensors", model.network.state_dict(), card)
     return tmp_path / "small.safetensors"
@@ -338,7 +338,7 @@ def test_compare_measures_logits():
 
 @pytest.mark.parametrize(("crop", "side"), [("full", 40), ("center", 36), ("three", 36)])
 def test_generated_clips_have_the_size_of_evaluation(crop, side):
-    clips = _generated_clips(ClipSpec(frames=1, eval_short_side=40, eval_crop=crop, eval_crop_size=36))
+    clips = _generated_clips(ClipSpec(frames=1, protocol=Protocol(short_side=40, crop=crop, crop_size=36)))
     assert clips.shape == (3, 3, 1, side, side)
     assert clips.dtype == torch.uint8
     assert clips.float().std() > 5

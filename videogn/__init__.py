@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from videogn.inference import load, predict_video
     from videogn.module import VideoClassifier
     from videogn.norms import NORMS, make_norm, replace_norms
-    from videogn.spec import ClipSpec
+    from videogn.spec import ClipSpec, Protocol
 
 __all__ = [
     "NORMS",
     "ClipSpec",
+    "Protocol",
     "VideoClassifier",
     "data",
     "i3d_resnet",
@@ -32,6 +33,7 @@ _HOME = {
     "load": "videogn.inference",
     "predict_video": "videogn.inference",
     "ClipSpec": "videogn.spec",
+    "Protocol": "videogn.spec",
 }
 
 

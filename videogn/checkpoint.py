@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from videogn.errors import UsageError
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, nested
 
 KEY = "videogn"
 # What decides the network's function or the shapes of its weights. Everything else may differ between runs.
@@ -233,14 +233,27 @@ def _check_card(card: Any, source: Path) -> None:
         f"null, or as many names as architecture.num_classes = {classes}",
         names,
     )
-    _check_clip(card.get("clip"), source)
+    clip = card.get("clip")
+    if clip is not None:
+        _require(isinstance(clip, dict), source, "clip", "null or a mapping", clip)
+        card["clip"] = clip = nested(clip)
+        _check_types(clip, ClipSpec().to_dict(), source, "clip")
+        try:
+            ClipSpec.from_dict(clip)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{source}: {error}") from error
 
 
-def _check_clip(clip: Any, source: Path) -> None:
-    _require(clip is None or isinstance(clip, dict), source, "clip", "null or a mapping", clip)
-    for name, usual in ClipSpec().to_dict().items() if clip else ():
-        found = clip.get(name, usual)
-        if usual is None:  # eval_crop_size
+def _check_types(values: Any, usual_values: Mapping[str, Any], source: Path, entry: str) -> None:
+    for name, usual in usual_values.items():
+        found = values.get(name, usual)
+        if isinstance(usual, dict):
+            _require(isinstance(found, dict), source, f"{entry}.{name}", "a mapping", found)
+            _check_types(found, usual, source, f"{entry}.{name}")
+            continue
+        if name == "preset":
+            fits, words = found is None or type(found) is str, "null or str"
+        elif usual is None:
             fits, words = found is None or type(found) is int, "null or int"
         elif isinstance(usual, list):
             fits = isinstance(found, list | tuple) and len(found) == len(usual)
@@ -249,11 +262,7 @@ def _check_clip(clip: Any, source: Path) -> None:
             fits, words = _is_number(found), "a number"
         else:
             fits, words = type(found) is type(usual), type(usual).__name__
-        _require(fits, source, f"clip.{name}", words, found)
-    try:
-        ClipSpec.from_dict(clip or {})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{source}: {error}") from error
+        _require(fits, source, f"{entry}.{name}", words, found)
 
 
 def _is_number(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -190,7 +189,7 @@ def predict_video(
     for name, value in (("num_clips", num_clips), ("topk", topk)):
         if value < 1:
             raise UsageError(f"{name}: expected at least 1, found {value}")
-    clip = dataclasses.replace(model.clip, num_clips=num_clips)
+    clip = model.clip.with_protocol(clips=num_clips)
     frames, index, crops = _read(path, clip, backend, start_seconds, end_seconds, start_frame, end_frame)
     with torch.inference_mode():
         frames, views = frames.to(model.device), index.to(model.device)
@@ -206,7 +205,7 @@ def read_clips(path: str | os.PathLike[str], clip: ClipSpec, backend: str = "pya
 
     Args:
         path: the video file.
-        clip: ``num_clips`` of these, each with its crops; ``videogn.load(checkpoint).clip`` is what the network knows.
+        clip: the clips and crops of its protocol; ``videogn.load(checkpoint).clip`` is what the network knows.
         backend: decoder, one of ``videogn.data.decode.BACKENDS``.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
 import re
 import warnings
@@ -24,6 +25,7 @@ from videogn.callbacks import AverageStatistics, DataWait, PredictionsWriter, Ru
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
+from videogn.spec import Protocol
 from videogn.weights import read_source
 
 # Lightning's remarks on what this command does on purpose.
@@ -105,8 +107,15 @@ class VideoCLI(LightningCLI):
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best-epoch{epoch}-top1_{val/top1:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
+                **{f"data.clip.protocol.{name}": None for name in self._from_preset()},
             }
         )
+
+    def _from_preset(self) -> list[str]:
+        """Fields of the default protocol that are its preset's: left open, so that another preset can fill them."""
+        protocol = inspect.signature(self.data_class).parameters["clip"].default.protocol
+        preset = Protocol(protocol.preset)
+        return [name for name in vars(preset) if getattr(protocol, name) == getattr(preset, name) and name != "preset"]
 
     def _parse_ckpt_path(self) -> None:
         """Take the network from the checkpoint as *defaults*, and parse the command again on top of them.
@@ -129,7 +138,11 @@ class VideoCLI(LightningCLI):
         architecture = stored[checkpoint_format.KEY]["architecture"]
         clip = stored[checkpoint_format.KEY]["clip"]
         defaults = {f"model.{name}": architecture[name] for name in checkpoint_format.ARCHITECTURE}
-        defaults |= {f"data.clip.{name}": value for name, value in (clip or {}).items()}
+        stored_clip = dict(clip or {})
+        protocol = stored_clip.pop("protocol", {})
+        defaults |= {f"data.clip.{name}": value for name, value in stored_clip.items()}
+        if self.config[subcommand].data.clip.protocol.preset is None:  # a preset that is asked for replaces all of it
+            defaults |= {f"data.clip.protocol.{name}": value for name, value in protocol.items()}
         self._parser(subcommand).set_defaults(defaults)
         self.parse_arguments(self.parser, self._arguments)
         asked = self.config[subcommand].model.as_dict()

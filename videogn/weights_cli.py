@@ -161,7 +161,6 @@ def _export(options: argparse.Namespace) -> int:
 
 def _export_folder(options: argparse.Namespace, formats: list[str], say: Any) -> dict[str, Any]:
     import copy
-    import dataclasses
 
     import torch
 
@@ -178,7 +177,7 @@ def _export_folder(options: argparse.Namespace, formats: list[str], say: Any) ->
     if options.video is None:
         clips, clips_from = _generated_clips(clip), "generated"
     else:
-        clips = read_clips(options.video, dataclasses.replace(clip, num_clips=3))[:3]
+        clips = read_clips(options.video, clip.with_protocol(clips=3))[:3]
         clips_from = os.path.basename(options.video)
     say(f"comparing on clips of {tuple(clips.shape[1:])}, {clips_from}")
     card = dict(stored[checkpoint.KEY])
@@ -207,7 +206,7 @@ def _generated_clips(clip: ClipSpec) -> Tensor:
     from videogn.data.demo import DemoSpec
     from videogn.data.motions import MOTIONS, render_motion
 
-    side = clip.eval_short_side if clip.eval_crop == "full" else clip.eval_crop_size or clip.eval_short_side
+    side = clip.protocol.short_side if clip.protocol.crop == "full" else clip.protocol.side
     spec = DemoSpec(size=max(16, side + side % 2), frames=max(2, clip.frames))
     rng = np.random.default_rng(0)
     pixels = np.stack([render_motion(motion, spec, rng)[: clip.frames, :side, :side] for motion in list(MOTIONS)[:3]])

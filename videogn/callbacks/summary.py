@@ -24,6 +24,7 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self._counted_peak: int | None = None
         self._measured_peak = 0
+        self._views_told = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -77,6 +78,17 @@ class RunSummary(Callback):
         if self._counted_peak is not None and self._measured_peak:
             rank_zero_info(measured_line(self._counted_peak, self._measured_peak))
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and not self._views_told:
+            self._views_told = True
+            _print_views("val", trainer, trainer.val_dataloaders, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _print_views("test", trainer, trainer.test_dataloaders, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _print_views("predict", trainer, trainer.predict_dataloaders, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             _print_scores("val", trainer, pl_module)
@@ -88,6 +100,12 @@ class RunSummary(Callback):
 def _synced(trainer: Trainer, batch: int) -> str:
     synced = getattr(trainer.strategy, "_layer_sync", None) is not None and trainer.world_size > 1
     return f" on each process, synchronised to {batch * trainer.world_size}" if synced else ""
+
+
+def _print_views(split: str, trainer: Trainer, loader: Any, pl_module: Any) -> None:
+    """For example "val: 19,796 videos x 10 clips ..."."""
+    videos = len((loader[0] if isinstance(loader, list | tuple) else loader).dataset)
+    rank_zero_info(f"{split}: {videos:,} video{'s' if videos != 1 else ''} x {pl_module.clip.views_text()}")
 
 
 def _print_scores(prefix: str, trainer: Trainer, pl_module: Any) -> None:

@@ -85,7 +85,7 @@ class EvalVideo:
         index: int64 (K, T), which of the frames each clip shows.
         crops: (top, left, height, width) of each crop in pixels; clip k and crop c give one view.
         label: its class, -1 if unknown.
-        video: index of the video.
+        video: index of the video; negative in a masked item, which has no frames and counts nowhere.
         path: path of the file.
         error: why the file gave no frames, or None.
     """

@@ -65,6 +65,9 @@ class KineticsDataModule(LightningDataModule):
         seed: of the order of videos, the clips and the augmentation; by default that of seed_everything.
         pin_memory: page-locked memory for batches; by default where a CUDA device is.
         demo: generates the demo videos in root first, once, if given.
+
+    Attributes:
+        done: numbers of videos that evaluation leaves out, because an interrupted one has judged them.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class KineticsDataModule(LightningDataModule):
         self.seed = seed if seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.pin_memory = pin_memory
         self.demo = demo
+        self.done: frozenset[int] = frozenset()
         self._class_names_option = class_names
         self._classes: ClassList | None = None
         self._manifest: Manifest | None = None
@@ -243,7 +247,7 @@ class KineticsDataModule(LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader[Any]:
         index = self.index(split)
-        sampler = EvalSampler(len(index), *self._processes())
+        sampler = EvalSampler(len(index), *self._processes(), self.done)
         return self._loader(self._eval_data(index), sampler, self.eval_batch_size, VideoBatch.collate)
 
     def _eval_data(self, index: VideoIndex) -> EvalVideos:

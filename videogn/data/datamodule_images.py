@@ -10,9 +10,9 @@ from videogn.data.images import PICTURE_SUFFIXES, EvalPictures, TrainPictures
 from videogn.data.index import VideoIndex
 from videogn.data.layouts import Split, files_below, split_folder, subfolders
 from videogn.errors import UsageError
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 
-PICTURE = ClipSpec(frames=1, stride=1, eval_crop="center", eval_crop_size=224, num_clips=1)
+PICTURE = ClipSpec(frames=1, stride=1, protocol=Protocol("1clip", crop="center", crop_size=224))
 """A picture as a clip: in evaluation its central 224 x 224 of a short side of 256, in training see
 :func:`videogn.data.images.random_resized_crop`."""
 
@@ -58,8 +58,12 @@ class ImageDataModule(KineticsDataModule):
         seed: int | None = None,
         pin_memory: bool | None = None,
     ) -> None:
-        for name in ("frames", "num_clips"):
-            if (value := getattr(clip, name)) != 1:
+        for name, value in (
+            ("frames", clip.frames),
+            ("protocol.frames", clip.eval_frames),
+            ("protocol.clips", clip.protocol.clips),
+        ):
+            if value != 1:
                 raise UsageError(f"data.clip.{name}: expected 1, because a picture is one frame, found {value}")
         super().__init__(
             root,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from videogn.data.batches import EvalVideo, TrainClip
 from videogn.data.decode import DEFAULT_LIMITS, Backend, Limits, VideoReader
 from videogn.data.index import VideoIndex
-from videogn.data.samplers import Key
+from videogn.data.samplers import MASKED, Key
 from videogn.data.sampling import eval_indices, train_indices, unique_frames
 from videogn.data.transforms import Box, eval_crops, eval_view, train_view
 from videogn.errors import VideoError
@@ -132,8 +132,10 @@ class EvalVideos(Dataset[EvalVideo]):
         return self.item(key, lambda _, job: self.read(job))
 
     def item(self, key: Key, read: Read) -> EvalVideo:
-        """The video of a key, whose file ``read`` reads."""
+        """The video of a key, whose file ``read`` reads; an item that is masked for a key without a video."""
         _, video = key
+        if video == MASKED:
+            return self._without_frames("", -1, video)
         path, label = self.index.path(video), self.index.label(video)
         reason = self.index.known_error(video)
         if reason is None:
@@ -142,9 +144,12 @@ class EvalVideos(Dataset[EvalVideo]):
                 return EvalVideo(frames, index, crops, label, video, path)
             except VideoError as error:
                 reason = error.reason
-        nothing = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
-        no_clips = torch.empty((0, self.clip.frames), dtype=torch.int64)
-        return EvalVideo(nothing, no_clips, [], label, video, path, reason)
+        return self._without_frames(path, label, video, reason)
+
+    def _without_frames(self, path: str, label: int, video: int, reason: str | None = None) -> EvalVideo:
+        frames = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
+        no_clips = torch.empty((0, self.clip.eval_frames), dtype=torch.int64)
+        return EvalVideo(frames, no_clips, [], label, video, path, reason)
 
     def read(self, video: int, beat: Callable[[], None] = _nothing) -> Views:
         """All views of a video; arguments and errors as those of :meth:`TrainClips.read`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from torch.utils.data import DistributedSampler
 
 Key = tuple[int, int]
 """(epoch, video): the samplers hand out both, so that workers which live through all epochs know the epoch."""
+MASKED = -1
+"""In the place of a video: an item without one."""
 
 
 class TrainSampler(DistributedSampler[Any]):
@@ -49,20 +51,24 @@ class TrainSampler(DistributedSampler[Any]):
 
 
 class EvalSampler(DistributedSampler[Any]):
-    """Every video once over all processes, without padding: process r takes the videos r, r + world, r + 2 world, ...
+    """Every video once over all processes, without padding: process r of n takes every n-th video from the r-th on.
 
-    With fewer videos than processes, a process without a share takes one video that another one has too, because a
-    process without batches would skip the evaluation that the others wait in; the metric counts a video once.
+    A process without a share, because there are fewer videos than processes, gets one masked item, because without
+    batches it would skip the evaluation that the others wait in.
 
     Args:
         num_videos: videos in the split.
         num_replicas: processes.
         rank: this process.
+        done: videos that are left out, because an interrupted evaluation has judged them.
     """
 
-    def __init__(self, num_videos: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, num_videos: int, num_replicas: int = 1, rank: int = 0, done: Collection[int] = frozenset()
+    ) -> None:
         super().__init__(range(num_videos), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
-        self.share = range(rank, num_videos, num_replicas) or range(rank % num_videos, rank % num_videos + 1)
+        left = [video for video in range(num_videos) if video not in done]
+        self.share = left[rank::num_replicas] or [MASKED]
         self.num_samples = len(self.share)
 
     def __iter__(self) -> Iterator[Key]:

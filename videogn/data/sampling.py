@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, ShortVideo
 
 
 def train_indices(num_frames: int, spec: ClipSpec, rng: np.random.Generator) -> np.ndarray:
@@ -15,12 +15,12 @@ def train_indices(num_frames: int, spec: ClipSpec, rng: np.random.Generator) -> 
     Raises:
         ValueError: ``num_frames`` below 1.
     """
-    start = int(rng.integers(0, _free(num_frames, spec) + 1))
-    return _clips(np.array([start]), num_frames, spec)[0]
+    start = int(rng.integers(0, _free(num_frames, spec.span) + 1))
+    return _clips(np.array([start]), num_frames, spec.frames, spec.stride, spec.short_video)[0]
 
 
 def eval_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
-    """K clips regularly spaced over the video: int64 (K, T).
+    """The K clips of the protocol, regularly spaced over the video: int64 (K, T).
 
     With ``free = max(num_frames - span, 0)``, clip i starts at frame (rounded down)
 
@@ -29,22 +29,23 @@ def eval_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
 
     For a part of a video, pass the part's number of frames and add its first frame to the result.
 
-    >>> spec = ClipSpec(frames=2, stride=2, num_clips=3)
+    >>> spec = ClipSpec(frames=2, stride=2, protocol=Protocol(clips=3))
     >>> eval_indices(10, spec).tolist()
     [[0, 2], [3, 5], [7, 9]]
 
     Raises:
         ValueError: ``num_frames`` below 1.
     """
-    free, clips = _free(num_frames, spec), spec.num_clips
+    frames, stride, clips = spec.eval_frames, spec.eval_stride, spec.protocol.clips
+    free = _free(num_frames, spec.eval_span)
     number = np.arange(clips, dtype=np.int64)
-    if spec.positions == "segments":
+    if spec.protocol.positions == "segments":
         starts = free * number // clips
     elif clips == 1:
         starts = np.array([free // 2], np.int64)
     else:
         starts = free * number // (clips - 1)
-    return _clips(starts, num_frames, spec)
+    return _clips(starts, num_frames, frames, stride, spec.short_video)
 
 
 def unique_frames(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,12 +61,12 @@ def unique_frames(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return unique, index.reshape(indices.shape).astype(np.int64)
 
 
-def _free(num_frames: int, spec: ClipSpec) -> int:
+def _free(num_frames: int, span: int) -> int:
     if num_frames < 1:
         raise ValueError(f"num_frames: expected at least 1, found {num_frames}")
-    return max(int(num_frames) - spec.span, 0)
+    return max(int(num_frames) - span, 0)
 
 
-def _clips(starts: np.ndarray, num_frames: int, spec: ClipSpec) -> np.ndarray:
-    frames = starts[:, None].astype(np.int64) + np.arange(spec.frames, dtype=np.int64) * spec.stride
-    return frames % num_frames if spec.short_video == "loop" else np.minimum(frames, num_frames - 1)
+def _clips(starts: np.ndarray, num_frames: int, frames: int, stride: int, short_video: ShortVideo) -> np.ndarray:
+    numbers = starts[:, None].astype(np.int64) + np.arange(frames, dtype=np.int64) * stride
+    return numbers % num_frames if short_video == "loop" else np.minimum(numbers, num_frames - 1)

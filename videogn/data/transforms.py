@@ -34,15 +34,15 @@ def train_view(height: int, width: int, spec: ClipSpec, rng: np.random.Generator
 
 
 def eval_view(height: int, width: int, spec: ClipSpec) -> View:
-    """The whole picture with its short side scaled to ``eval_short_side``.
+    """The whole picture with its short side scaled to the protocol's ``short_side``.
 
-    The longer side becomes ``int(eval_short_side * long / short)``, as in torchvision's ``Resize``.
+    The longer side becomes ``int(short_side * long / short)``, as in torchvision's ``Resize``.
 
     Args:
         height: of the source, in pixels.
         width: of the source, in pixels.
     """
-    size, short = spec.eval_short_side, min(height, width)
+    size, short = spec.protocol.short_side, min(height, width)
     out_height, out_width = (size if side == short else int(size * side / short) for side in (height, width))
     return View(0, 0, height, width, out_height, out_width)
 
@@ -50,7 +50,7 @@ def eval_view(height: int, width: int, spec: ClipSpec) -> View:
 def eval_crops(frames: torch.Tensor, spec: ClipSpec) -> tuple[torch.Tensor, list[Box]]:
     """Which parts of the frames of an :func:`eval_view` are evaluated.
 
-    Squares have the side ``eval_crop_size``, or ``eval_short_side`` if that is None:
+    Squares have the side ``crop_size`` of the protocol, or its ``short_side`` if that is None:
 
     - ``"full"``: one box, the whole frame.
     - ``"center"``: the frames are cut to the central square, as torchvision's ``CenterCrop`` does, and one box is all
@@ -64,11 +64,11 @@ def eval_crops(frames: torch.Tensor, spec: ClipSpec) -> tuple[torch.Tensor, list
     Returns:
         uint8 (U, H', W', C), contiguous, and the boxes within it.
     """
-    side = spec.eval_crop_size or spec.eval_short_side
+    side, crop = spec.protocol.side, spec.protocol.crop
     _, height, width, _ = frames.shape
-    if spec.eval_crop == "full":
+    if crop == "full":
         return frames, [(0, 0, height, width)]
-    if spec.eval_crop == "center":
+    if crop == "center":
         top, left = round((height - side) / 2), round((width - side) / 2)
         return frames[:, top : top + side, left : left + side].contiguous(), [(0, 0, side, side)]
     top, left = -(-(height - side) // 2), -(-(width - side) // 2)

@@ -20,7 +20,7 @@ def measured_accuracy(stored: Mapping[str, Any], path: str | os.PathLike[str]) -
 
     Returns:
         None where nothing is known of these very weights. ``top1`` and others are shares of ``videos``, each of which
-        was judged by the mean over ``num_clips`` clips with the crops ``eval_crop``; values that are not known are
+        was judged by the mean over ``clips`` clips with the crops ``crop``; values that are not known are
         left out.
     """
     card = stored[KEY]
@@ -30,8 +30,8 @@ def measured_accuracy(stored: Mapping[str, Any], path: str | os.PathLike[str]) -
     callbacks = stored.get("callbacks")
     if not isinstance(callbacks, dict):
         return None
-    clip = card["clip"] or {}
-    views = {"split": "val"} | {name: clip[name] for name in ("num_clips", "eval_crop") if name in clip}
+    protocol = (card["clip"] or {}).get("protocol", {})
+    views = {"split": "val"} | {name: protocol[name] for name in ("clips", "crop") if name in protocol}
     scores = callbacks.get("Scores")
     if isinstance(scores, dict) and scores.get("global_step") == stored.get("global_step"):
         metrics = scores.get("metrics")

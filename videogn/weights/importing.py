@@ -11,7 +11,7 @@ from typing import Any
 from videogn import checkpoint
 from videogn.errors import UsageError
 from videogn.i3d import Variant, i3d_resnet
-from videogn.spec import ClipSpec
+from videogn.spec import ClipSpec, Protocol
 from videogn.weights.inflate import Inflation
 from videogn.weights.report import Report
 from videogn.weights.source import Source
@@ -21,7 +21,7 @@ from videogn.weights.transfer import HEAD, transfer
 _CLIPS: dict[str, ClipSpec] = {
     "32x2": ClipSpec(frames=32, stride=2),
     "8x8": ClipSpec(frames=8, stride=8),
-    "2d": ClipSpec(frames=1, stride=1, num_clips=1, eval_crop="center", eval_crop_size=224),
+    "2d": ClipSpec(frames=1, stride=1, protocol=Protocol("1clip", crop="center", crop_size=224)),
 }
 
 
