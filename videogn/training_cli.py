@@ -113,9 +113,13 @@ class VideoCLI(LightningCLI):
 
     def _from_preset(self) -> list[str]:
         """Fields of the default protocol that are its preset's: left open, so that another preset can fill them."""
-        protocol = inspect.signature(self.data_class).parameters["clip"].default.protocol
+        protocol = self._default_protocol()
         preset = Protocol(protocol.preset)
         return [name for name in vars(preset) if getattr(protocol, name) == getattr(preset, name) and name != "preset"]
+
+    def _default_protocol(self) -> Protocol:
+        protocol: Protocol = inspect.signature(self.data_class).parameters["clip"].default.protocol
+        return protocol
 
     def _parse_ckpt_path(self) -> None:
         """Take the network from the checkpoint as *defaults*, and parse the command again on top of them.
@@ -141,7 +145,8 @@ class VideoCLI(LightningCLI):
         stored_clip = dict(clip or {})
         protocol = stored_clip.pop("protocol", {})
         defaults |= {f"data.clip.{name}": value for name, value in stored_clip.items()}
-        if self.config[subcommand].data.clip.protocol.preset is None:  # a preset that is asked for replaces all of it
+        asked_preset = self.config[subcommand].data.clip.protocol.preset
+        if asked_preset == self._default_protocol().preset:  # one that is asked for replaces all of it
             defaults |= {f"data.clip.protocol.{name}": value for name, value in protocol.items()}
         self._parser(subcommand).set_defaults(defaults)
         self.parse_arguments(self.parser, self._arguments)
