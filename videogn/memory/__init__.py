@@ -9,6 +9,7 @@ from .count import (
     count_longest_clip,
     count_training,
 )
+from .evaluation import count_evaluation
 from .report import Setting, measured_line, peak_line, saved_line
 from .units import format_bytes, parse_memory
 
@@ -19,6 +20,7 @@ __all__ = [
     "TrainingMemory",
     "count_activations",
     "count_batch",
+    "count_evaluation",
     "count_longest_clip",
     "count_training",
     "format_bytes",
