@@ -1,0 +1,1 @@
+"""``videogn report``: what several runs' evaluations say about them, as numbers and as one HTML page."""
