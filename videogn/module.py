@@ -128,7 +128,7 @@ class VideoClassifier(VideoEvaluation):
         self.recipe = recipe
         self.compile_network = compile
         self.freeze_stages = freeze_stages
-        self._initial = (
+        self.initial = (
             InitialWeights(init_from, inflate, convert_norm, tuple(init_ignore or ()))
             if init_from is not None
             else None
@@ -188,12 +188,12 @@ class VideoClassifier(VideoEvaluation):
 
     def _take_initial_weights(self, new_head: bool) -> None:
         """Once, and on every process. Not in ``setup``, where it is not known whether a checkpoint will be restored."""
-        if self._initial is not None:
+        if self.initial is not None:
             names = self.class_names
-            report = self._initial.load(self.network, self.architecture, self.clip, names, new_head=new_head)
+            report = self.initial.load(self.network, self.architecture, self.clip, names, new_head=new_head)
             rank_zero_info(report.text())
             check_frozen_weights(report, self.freeze_stages)
-            self._initial = None
+            self.initial = None
 
     def train(self, mode: bool = True) -> VideoClassifier:
         """As for any module, but stages that are frozen stay in evaluation, so that their statistics do."""
@@ -241,9 +241,9 @@ class VideoClassifier(VideoEvaluation):
         stored = checkpoint.get(checkpoint_format.KEY)
         if stored is None:
             raise UsageError("this checkpoint was not written by videogn: it has no description of its network")
-        if self._initial is not None:
-            rank_zero_info(f"model.init_from {self._initial.path} is not read: the weights are the checkpoint's")
-            self._initial = None
+        if self.initial is not None:
+            rank_zero_info(f"model.init_from {self.initial.path} is not read: the weights are the checkpoint's")
+            self.initial = None
         checkpoint_format.require_same_architecture(stored["architecture"], self.architecture, "checkpoint")
         if stored["class_names"] is not None:
             names = tuple(stored["class_names"])

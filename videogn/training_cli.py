@@ -21,7 +21,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from videogn import checkpoint as checkpoint_format
-from videogn.callbacks import AverageStatistics, DataWait, PredictionsWriter, RunSummary, Scores
+from videogn.callbacks import (
+    AverageStatistics,
+    DataWait,
+    FailTogether,
+    PredictionsWriter,
+    RunSummary,
+    Scores,
+    TrainingRecord,
+)
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
@@ -193,12 +201,15 @@ class VideoCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        callbacks = [RunSummary(), DataWait(), AverageStatistics(), PredictionsWriter(), Scores(), *callbacks, last]
+        summary = RunSummary()
+        records = [PredictionsWriter(), TrainingRecord(summary)]
+        callbacks = [summary, DataWait(), AverageStatistics(), *records, Scores(), *callbacks, last]
         if config["logger"] in (None, True):
             table = CSVLogger(config["default_root_dir"], name=None)
             config["logger"] = [TensorBoardLogger(table.save_dir, name=None, version=table.version), table]
         if config["logger"] and not config.get("fast_dev_run"):
             callbacks.append(LearningRateMonitor("step"))
+        callbacks.append(FailTogether())  # behind the others: on an error it may end the process
         trainer = super()._instantiate_trainer(config, callbacks)
         if self._checkpoint_io is not None:
             trainer.strategy.checkpoint_io = self._checkpoint_io

@@ -1,9 +1,20 @@
 """What hooks into a Lightning run."""
 
 from videogn.callbacks.data_wait import DataWait
+from videogn.callbacks.failures import FailTogether
 from videogn.callbacks.predictions import PredictionsWriter
+from videogn.callbacks.records import TrainingRecord
 from videogn.callbacks.scores import Scores
 from videogn.callbacks.statistics import AverageStatistics, PreciseBN
 from videogn.callbacks.summary import RunSummary
 
-__all__ = ["AverageStatistics", "DataWait", "PreciseBN", "PredictionsWriter", "RunSummary", "Scores"]
+__all__ = [
+    "AverageStatistics",
+    "DataWait",
+    "FailTogether",
+    "PreciseBN",
+    "PredictionsWriter",
+    "RunSummary",
+    "Scores",
+    "TrainingRecord",
+]

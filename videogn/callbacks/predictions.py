@@ -1,65 +1,247 @@
-"""The file that ``videogn predict`` leaves."""
+"""What an evaluation leaves, and how it goes on when it was interrupted."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from videogn.callbacks.fingerprint import what_decides
+from videogn.callbacks.journal import Journal, journal_folder, other_journals
+from videogn.callbacks.records import circumstances, leaves_files, peak_resident, run_folder
+from videogn.data.files import cannot_write
+from videogn.errors import UsageError
+from videogn.results import (
+    EVALUATION_FILE,
+    PREDICTIONS_FILE,
+    Evaluation,
+    VideoResult,
+    write_predictions,
+    write_record,
+)
+
+_SPLITS = {"validate": "val", "test": "test", "predict": "predict"}
 
 
 class PredictionsWriter(Callback):
-    """Write ``predictions.csv`` into the run's folder when ``predict`` ends: one row per video, in data-set order.
+    """Write ``predictions.csv`` and ``evaluation.json`` into the run's folder whenever an evaluation ends.
 
-    Columns: path, label (empty if unknown), status (``ok`` or why the file could not be decoded), then class and
-    probability of the best ``topk`` classes.
-
-    Args:
-        topk: classes per row.
+    While ``validate``, ``test`` or ``predict`` run, the results of finished videos are also kept in a journal in
+    ``default_root_dir/unfinished``. If such an evaluation is interrupted, the same command goes on where it stopped, on
+    any number of processes, and gives the same result; videos that could not be decoded are tried again. Evaluations
+    of a part of the data (``limit_val_batches`` ...), and validations during training, have no journal.
     """
 
-    def __init__(self, topk: int = 5) -> None:
-        self.topk = topk
-        self.rows: dict[int, list[Any]] = {}
+    def __init__(self) -> None:
+        self._results: dict[int, VideoResult] = {}
+        self._journal: Journal | None = None
+        self._evaluated = 0  # by this process, without what comes from a journal
+        self._start = 0.0
+        self._initial: str | None = None  # the file of weights that the evaluation starts from
+        self._step: int | None = None
+        self._epoch: int | None = None
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         module: Any = pl_module
-        names: Sequence[str] = module.class_names or [str(i) for i in range(module.hparams["num_classes"])]
-        for video, probabilities in outputs:
-            label = names[video.label] if video.label >= 0 else ""
-            row: list[Any] = [video.path, label, video.error or "ok"]
-            if probabilities is not None:
-                top = probabilities.topk(min(self.topk, len(names)))
-                for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True):
-                    row += [names[index], f"{probability:.6f}"]
-            self.rows[video.video] = row
+        self._initial = module.initial.path if module.initial is not None else None
+        self._step = self._epoch = None
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(datamodule, "done"):
+            return
+        datamodule.done = frozenset()
+        limits = {
+            "validate": trainer.limit_val_batches,
+            "test": trainer.limit_test_batches,
+            "predict": trainer.limit_predict_batches,
+        }
+        if limits.get(stage) == 1.0 and leaves_files(trainer):
+            # Asked for when the loader is made. Here the weights are not there yet, which are part of what decides.
+            datamodule.done = partial(self._continue, trainer, pl_module, _SPLITS[stage])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._step, self._epoch = checkpoint.get("global_step"), checkpoint.get("epoch")
+
+    def _continue(self, trainer: Trainer, module: LightningModule, split: str) -> frozenset[int]:
+        """Opens the journal; the videos that are in it, on any machine. All processes come here together."""
+        about: dict[str, Any] = {}
+        folder = Path()
+        if trainer.is_global_zero:
+            about = what_decides(trainer, module, split)
+            folder = journal_folder(trainer.default_root_dir, about)
+        folder = trainer.strategy.broadcast(folder)
+        journal = Journal(folder, trainer.global_rank)
+        problem = journal.lock(about) if trainer.is_global_zero else None
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            rank_zero_warn(f"{problem}: this evaluation keeps no journal, and begins anew if it is interrupted")
+            return frozenset()
+        self._journal = journal
+        done = frozenset().union(*_gather(trainer, frozenset(journal.results)))
+        if done:
+            total = len(trainer.datamodule.index(split))  # type: ignore[attr-defined]
+            rank_zero_info(
+                f"going on with an evaluation that was interrupted: {len(done):,} of {total:,} videos are done; to "
+                f"start anew, delete {folder}"
+            )
+        if trainer.is_global_zero and (others := other_journals(folder, about)):
+            rank_zero_info(others)
+        return done
+
+    # -- while it runs -----------------------------------------------------------------------------------------------
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._results = dict(self._journal.results) if self._journal is not None else {}
+        self._evaluated = 0
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+        self._start = time.perf_counter()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+        # The file holds them; in memory they would come with all frames of all videos.
+        trainer.predict_loop.return_predictions = False
+
+    def _keep(self, pl_module: LightningModule) -> None:
+        results: list[VideoResult] = pl_module.results  # type: ignore[assignment]
+        for result in results:
+            self._results[result.id] = result
+            self._evaluated += 1
+            if self._journal is not None and result.error is None:  # a disk that failed may answer next time
+                self._journal.append(result)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._keep(pl_module)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._keep(pl_module)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._keep(pl_module)
+
+    def _score_journal(self, pl_module: LightningModule) -> None:
+        module: Any = pl_module
+        for result in self._journal.results.values() if self._journal is not None else ():
+            module.scores.update(result)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._score_journal(pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._score_journal(pl_module)
+
+    # -- when it ends ------------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._finish(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        parts: list[Any] = [self.rows]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self.rows)
-        rows = {video: row for part in parts for video, row in part.items()}
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._finish(trainer, pl_module, "predict")
+
+    def _finish(self, trainer: Trainer, module: Any, split: str) -> None:
+        seconds = time.perf_counter() - self._start
+        parts = _gather(trainer, (self._results, self._evaluated))
+        results = {video: result for part, _ in parts for video, result in part.items()}
+        evaluated = sum(count for _, count in parts)
+        self._results = {}
+        folder = run_folder(trainer)
+        if not leaves_files(trainer):
+            return
+        problem = None
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                count = min(self.topk, pl_module.hparams["num_classes"])
-                ranked = [f"{what}_{i}" for i in range(1, count + 1) for what in ("class", "probability")]
-                writer.writerow(["path", "label", "status", *ranked])
-                writer.writerows(rows[video] for video in sorted(rows))
-        rank_zero_info(f"{len(rows)} videos predicted, written to {folder / 'predictions.csv'}")
-        self.rows = {}
+            problem = self._write(trainer, module, split, folder, results, seconds, evaluated)
+        problem = trainer.strategy.broadcast(problem)
+        fitting = trainer.state.fn == "fit"
+        if problem is not None and not fitting:
+            raise UsageError(problem)
+        if problem is not None:
+            rank_zero_warn(problem)
+        if not fitting:
+            rank_zero_info(f"{len(results):,} videos: {Path(folder, PREDICTIONS_FILE)} and {EVALUATION_FILE} beside it")
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = None
+
+    def _write(
+        self,
+        trainer: Trainer,
+        module: Any,
+        split: str,
+        folder: str,
+        results: dict[int, VideoResult],
+        seconds: float,
+        evaluated: int,
+    ) -> str | None:
+        """Writes both files; what went wrong if it did."""
+        fitting = trainer.state.fn == "fit"
+        device = trainer.strategy.root_device
+        cuda = device.type == "cuda"
+        names = module.class_names
+        given = trainer.ckpt_path or self._initial
+        record = Evaluation(
+            split=split,
+            scores={} if split == "predict" else {n: float(v) for n, v in module.last_scores._asdict().items()},
+            clip=module.clip.to_dict(),
+            architecture=module.architecture,
+            class_names=list(names) if names is not None else None,
+            global_step=trainer.global_step if fitting else self._step,
+            epoch=trainer.current_epoch if fitting else self._epoch,
+            checkpoint=None if fitting or given is None else str(given),
+            seconds=seconds,
+            seconds_videos=evaluated,
+            peak_memory_bytes=torch.cuda.max_memory_allocated(device) if cuda else peak_resident(),
+            **circumstances(trainer),
+        )
+        shown = names or [str(i) for i in range(record.architecture["num_classes"])]
+        path = Path(folder, PREDICTIONS_FILE)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_predictions(str(path), (results[video] for video in sorted(results)), shown)
+            path = Path(folder, EVALUATION_FILE)
+            write_record(str(path), record)
+        except OSError as error:
+            return str(cannot_write(str(path), error))
+        return None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._journal is not None and (self._journal.results or self._journal.written):
+            rank_zero_info(
+                f"{len(self._journal.results) + self._journal.written:,} videos are done"
+                f"{' by process 0' if trainer.world_size > 1 else ''} and kept in {self._journal.folder}: the same "
+                "command goes on from there"
+            )
+        self._close(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(datamodule, "done"):
+            datamodule.done = frozenset()
+
+
+def _gather(trainer: Trainer, value: Any) -> list[Any]:
+    """What every process has."""
+    if trainer.world_size == 1:
+        return [value]
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, value)
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,16 +15,37 @@ from videogn.memory import Setting, count_activations, count_batch, measured_lin
 from videogn.optim import make_optimizer
 
 
+@dataclass
+class Counted:
+    """What was counted of a network before it trains; None where it could not be.
+
+    Attributes:
+        parameters: of the network.
+        multiply_adds: of one training clip.
+        bytes_per_clip: what the forward pass keeps for the backward pass.
+        peak_bytes: of a whole training step; on CUDA alone.
+    """
+
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    bytes_per_clip: int | None = None
+    peak_bytes: int | None = None
+
+
 class RunSummary(Callback):
     """Print the network's cost, memory and the norm's batch when training starts, and the scores of each evaluation.
 
     Clips per norm batch decide what BN can reach, and are the first thing that two runs which disagree differ in. On
     CUDA the counted memory is compared with the measured one when training ends.
+
+    Attributes:
+        counted: on process 0, when training has started.
+        measured_peak: bytes that torch held at most in a training step so far; 0 on a CPU.
     """
 
     def __init__(self) -> None:
-        self._counted_peak: int | None = None
-        self._measured_peak = 0
+        self.counted = Counted()
+        self.measured_peak = 0
         self._views_told = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -32,6 +54,7 @@ class RunSummary(Callback):
         module: Any = pl_module
         clip = module.clip
         cost = count_cost(module.network, clip.frames, clip.train_crop)
+        self.counted = Counted(cost.parameters, cost.multiply_adds)
         batch = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         accumulated, world = trainer.accumulate_grad_batches, trainer.world_size
         rank_zero_info(
@@ -49,6 +72,7 @@ class RunSummary(Callback):
             if device == "cpu":
                 fast = "meta" if setting.dtype is None else "cpu"
                 saved = count_activations(module.network, *shape, device=fast, dtype=setting.dtype)
+                self.counted.bytes_per_clip = saved.per_clip
                 return saved_line(saved, setting)
             step, saved = count_batch(
                 module.network,
@@ -58,25 +82,25 @@ class RunSummary(Callback):
                 optimizer=partial(make_optimizer, recipe=module.recipe, lr=module.recipe.lr),
                 accumulated=trainer.accumulate_grad_batches > 1,
             )
-            self._counted_peak = step.peak
+            self.counted.bytes_per_clip, self.counted.peak_bytes = saved.per_clip, step.peak
             return f"{saved_line(saved, setting)}\n{peak_line(step.peak, batch)}"
         except Exception as error:  # a network that fake tensors cannot run must train all the same
             return f"memory: not counted ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._counted_peak is not None:
+        if trainer.strategy.root_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._counted_peak is not None:
+        if trainer.strategy.root_device.type == "cuda":
             measured = torch.cuda.max_memory_allocated(trainer.strategy.root_device)
-            self._measured_peak = max(self._measured_peak, measured)
+            self.measured_peak = max(self.measured_peak, measured)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._counted_peak is not None and self._measured_peak:
-            rank_zero_info(measured_line(self._counted_peak, self._measured_peak))
+        if self.counted.peak_bytes is not None and self.measured_peak:
+            rank_zero_info(measured_line(self.counted.peak_bytes, self.measured_peak))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and not self._views_told:
@@ -109,14 +133,14 @@ def _print_views(split: str, trainer: Trainer, loader: Any, pl_module: Any) -> N
 
 
 def _print_scores(prefix: str, trainer: Trainer, pl_module: Any) -> None:
-    metrics: dict[str, Any] = trainer.callback_metrics
-    if f"{prefix}/top1" not in metrics:
+    scores = pl_module.last_scores
+    if scores is None:
         return
-    values = {name: float(metrics[f"{prefix}/{name}"]) for name in ("top1", "top5", "clip_top1", "clip_top5", "loss")}
-    videos, failed = (int(metrics[f"{prefix}/{name}"]) for name in ("videos", "videos_failed"))
     when = f" after {trainer.global_step} steps" if trainer.state.fn == "fit" else ""
+    partial = scores.videos < scores.expected
+    videos = f"only {scores.videos:,} of {scores.expected:,}" if partial else f"{scores.videos:,}"
     rank_zero_info(
-        f"\n{prefix}/top1 {values['top1']:.4f}  {prefix}/top5 {values['top5']:.4f}  "
-        f"(single clips {values['clip_top1']:.4f} / {values['clip_top5']:.4f}, loss {values['loss']:.4f}){when}: "
-        f"{videos} videos x {pl_module.clip.num_views} views, {failed} failed"
+        f"\n{prefix}/top1 {scores.top1:.4f}  {prefix}/top5 {scores.top5:.4f}  "
+        f"(single clips {scores.clip_top1:.4f} / {scores.clip_top5:.4f}, loss {scores.loss:.4f}){when}: "
+        f"{videos} videos x {pl_module.clip.num_views} views, {scores.failed} failed"
     )

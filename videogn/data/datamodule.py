@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ class KineticsDataModule(LightningDataModule):
         demo: generates the demo videos in root first, once, if given.
 
     Attributes:
-        done: numbers of videos that evaluation leaves out, because an interrupted one has judged them.
+        done: numbers of videos that evaluation leaves out, because an interrupted one has judged them; or a function
+            that gives them, asked when the loader is made: the network has its weights then.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class KineticsDataModule(LightningDataModule):
         self.seed = seed if seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self.pin_memory = pin_memory
         self.demo = demo
-        self.done: frozenset[int] = frozenset()
+        self.done: frozenset[int] | Callable[[], frozenset[int]] = frozenset()
         self._class_names_option = class_names
         self._classes: ClassList | None = None
         self._manifest: Manifest | None = None
@@ -247,7 +249,8 @@ class KineticsDataModule(LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader[Any]:
         index = self.index(split)
-        sampler = EvalSampler(len(index), *self._processes(), self.done)
+        done = self.done() if callable(self.done) else self.done
+        sampler = EvalSampler(len(index), *self._processes(), done)
         return self._loader(self._eval_data(index), sampler, self.eval_batch_size, VideoBatch.collate)
 
     def _eval_data(self, index: VideoIndex) -> EvalVideos:
