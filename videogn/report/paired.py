@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videogn.report.statistics import CONFIDENCE, RESAMPLES
+from videogn.report.statistics import CONFIDENCE, RESAMPLES, bootstrap_interval, correct
 from videogn.results import VideoResult
+
+_MOST_PARTS = 20
 
 
 @dataclass(frozen=True)
@@ -95,13 +100,52 @@ def compare(
 ) -> list[Comparison]:
     """Every pair of runs by :func:`mcnemar` on the videos that :func:`match` finds in both; p-values by :func:`holm`
     beside the raw ones. Pairs in the order (0, 1), (0, 2), ..., (1, 2), ..."""
-    raise NotImplementedError
+    found = []
+    for a, b in itertools.combinations(range(len(runs)), 2):
+        matching = match(runs[a], runs[b])
+        right_a = correct([runs[a][i] for i in matching.pairs[:, 0]])
+        right_b = correct([runs[b][i] for i in matching.pairs[:, 1]])
+        found.append((a, b, matching, mcnemar(right_a, right_b, confidence, resamples, seed)))
+    corrected = holm([paired.p_value for *_, paired in found])
+    return [Comparison(*pair, p) for pair, p in zip(found, corrected, strict=True)]
 
 
 def match(a: Sequence[VideoResult], b: Sequence[VideoResult]) -> Matching:
     """Finds the videos of two lists that are the same: those of one path, or, where no path is in both lists, those
-    whose paths end alike, in as few parts as tell the videos of each list apart."""
-    raise NotImplementedError
+    whose paths end alike, in as few parts as tell the videos of each list apart.
+
+    A path that a list names more than once stands for as many videos, in their order.
+    """
+    parts = 0
+    keys_a, keys_b = _keys(a, parts), _keys(b, parts)
+    if a and b and not keys_a.keys() & keys_b.keys():
+        parts = max(_parts_apart(a), _parts_apart(b))
+        keys_a, keys_b = _keys(a, parts), _keys(b, parts)
+    pairs: list[tuple[int, int]] = []
+    failed = relabelled = unlabelled = 0
+    for key, i in keys_a.items():
+        j = keys_b.get(key)
+        if j is None:
+            continue
+        if a[i].label != b[j].label:
+            relabelled += 1
+        elif a[i].label < 0:
+            unlabelled += 1
+        elif a[i].error is not None or b[j].error is not None:
+            failed += 1
+        else:
+            pairs.append((i, j))
+    common = len(pairs) + failed + relabelled + unlabelled
+    return Matching(
+        pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
+        parts=parts,
+        example=(a[pairs[0][0]].path, b[pairs[0][1]].path) if pairs else None,
+        failed=failed,
+        relabelled=relabelled,
+        unlabelled=unlabelled,
+        only_a=len(a) - common,
+        only_b=len(b) - common,
+    )
 
 
 def mcnemar(
@@ -111,9 +155,10 @@ def mcnemar(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Paired:
-    """McNemar's test (Psychometrika 1947), exact: of the n videos that one run alone gets right, under the null
-    hypothesis each falls to either with probability 1/2, so that p = min(1, 2 P(X <= min(only_a, only_b))), X binomial
-    (n, 1/2). With the difference of the accuracies and its percentile bootstrap interval, videos drawn in pairs.
+    """McNemar's test (Psychometrika 12, 1947), exact: of the n videos that one run alone gets right, under the null
+    hypothesis each falls to either with probability 1/2, so that ``p = min(1, 2 P(X <= min(only_a, only_b)))`` with X
+    binomial (n, 1/2). With the difference of the accuracies and its percentile bootstrap interval, videos drawn in
+    pairs.
 
     Args:
         correct_a: (videos,), what a gets right.
@@ -122,12 +167,63 @@ def mcnemar(
         resamples: number of resamples.
         seed: the same seed gives the same interval.
     """
-    raise NotImplementedError
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
+    difference = bootstrap_interval(correct_a.astype(np.int64) - correct_b, confidence, resamples, seed)
+    return Paired(
+        both=int((correct_a & correct_b).sum()),
+        only_a=only_a,
+        only_b=only_b,
+        neither=int((~correct_a & ~correct_b).sum()),
+        p_value=_sign_test(only_a, only_b),
+        difference=difference.value,
+        low=difference.low,
+        high=difference.high,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm, "A simple sequentially rejective multiple test procedure", 1979).
+    """P-values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979).
 
-    In rising order p_(1) ... p_(m): ``max over j <= i of min(1, (m - j + 1) p_(j))``, given back in the order given.
+    In rising order p_1 ... p_m the i-th becomes ``max over j <= i of min(1, (m - j + 1) p_j)``. In the order given.
     """
-    raise NotImplementedError
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for done, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - done) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def _sign_test(a: int, b: int) -> float:
+    n = a + b
+    tail = term = 1  # whole numbers, so that nothing is lost however many there are
+    for k in range(min(a, b)):
+        term = term * (n - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**n)
+
+
+def _ends(results: Sequence[VideoResult], parts: int) -> list[str]:
+    """The last ``parts`` parts of each path; whole paths for 0."""
+    if parts == 0:
+        return [r.path for r in results]
+    return ["/".join(re.split(r"[/\\]+", r.path)[-parts:]) for r in results]
+
+
+def _keys(results: Sequence[VideoResult], parts: int) -> dict[tuple[str, int], int]:
+    """The end of a path and how many earlier videos have it too -> position."""
+    seen: Counter[str] = Counter()
+    keys = {}
+    for i, end in enumerate(_ends(results, parts)):
+        keys[end, seen[end]] = i
+        seen[end] += 1
+    return keys
+
+
+def _parts_apart(results: Sequence[VideoResult]) -> int:
+    """The fewest parts, counted from the end, in which any two different paths differ."""
+    paths = len(set(_ends(results, 0)))
+    parts = 1
+    while parts < _MOST_PARTS and len(set(_ends(results, parts))) < paths:
+        parts += 1
+    return parts

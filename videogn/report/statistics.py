@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ RESAMPLES = 10_000
 
 _CHUNK = 4_000_000  # numbers drawn at once
 _TINY = float(np.finfo(np.float32).tiny)
-_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,12 @@ def correct(videos: Sequence[VideoResult], k: int = 1) -> NDArray[np.bool_]:
     return np.array([r.label_rank is not None and r.label_rank < k for r in videos], dtype=bool)
 
 
+def loss(videos: Sequence[VideoResult]) -> NDArray[np.float64]:
+    """(videos,), -log(probability of the label) in nats; at most that of the smallest normal float32, as in the
+    evaluation. All videos must be :func:`judged` ones."""
+    return -np.log(np.maximum([r.label_probability or 0.0 for r in videos], _TINY))
+
+
 def headline(
     results: Sequence[VideoResult], confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Headline:
@@ -118,7 +122,6 @@ def headline(
     videos = judged(results)
     views = np.array([len(r.view_label_ranks) for r in videos], dtype=np.int64)
     tops = {k: np.array([sum(rank < k for rank in r.view_label_ranks) for r in videos], np.int64) for k in (1, 5)}
-    loss = -np.log(np.maximum([r.label_probability or 0.0 for r in videos], _TINY))
     bad = len(failed(results))
     settings = confidence, resamples, seed
     return Headline(
@@ -129,7 +132,7 @@ def headline(
         top5=bootstrap_interval(correct(videos, 5), *settings),
         clip_top1=bootstrap_ratio(tops[1], views, *settings),
         clip_top5=bootstrap_ratio(tops[5], views, *settings),
-        loss=bootstrap_interval(loss, *settings),
+        loss=bootstrap_interval(loss(videos), *settings),
     )
 
 
@@ -169,13 +172,14 @@ def bootstrap_ratio(
     :func:`bootstrap_interval`.
     """
     pairs = np.stack([np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)], axis=1)
-    if pairs[:, 1].sum() == 0:
+    pairs = pairs[pairs[:, 1] > 0]
+    if len(pairs) == 0:
         return NOTHING
     distinct, counts = np.unique(pairs, axis=0, return_counts=True)
     generator = np.random.default_rng(seed)
     n = len(pairs)
     sums = np.empty((resamples, 2))
-    if len(distinct) ** 2 <= n:  # drawing k counts costs about k draws, a resample n
+    if 10 * len(distinct) <= n:  # a binomial number costs about as much as ten videos
         sums[:] = generator.multinomial(n, counts / n, size=resamples) @ distinct
     else:
         rows = max(1, _CHUNK // n)
@@ -183,7 +187,13 @@ def bootstrap_ratio(
             drawn = generator.integers(n, size=(min(rows, resamples - start), n))
             sums[start : start + rows] = np.stack([pairs[:, i][drawn].sum(axis=1) for i in (0, 1)], axis=1)
     value = pairs[:, 0].sum() / pairs[:, 1].sum()
-    return _percentiles(value, sums[:, 0] / sums[:, 1], confidence)
+    return percentiles(value, sums[:, 0] / sums[:, 1], confidence)
+
+
+def percentiles(value: float, resampled: NDArray[np.float64], confidence: float) -> Interval:
+    """A value with the percentile interval of its resamples."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(value), float(low), float(high))
 
 
 def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> Interval:
@@ -249,8 +259,3 @@ def confident_mistakes(results: Sequence[VideoResult], most: int = 20) -> list[V
     """The videos with a wrong class ahead, most probable wrong class first; of equal ones, the lower id."""
     wrong = [r for r in judged(results) if r.label_rank != 0]
     return sorted(wrong, key=lambda r: (-r.probabilities[0], r.id))[:most]
-
-
-def _percentiles(value: float, resampled: NDArray[np.float64], confidence: float) -> Interval:
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(value), float(low), float(high))
