@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from videogn.results import Evaluation, Training, VideoResult
+from videogn.errors import UsageError
+from videogn.report.curves import METRICS_FILE, Curve, read_curves
+from videogn.report.naming import described, distinguished
+from videogn.report.records import MAKE, has_evaluation, read_evaluation, read_training
+from videogn.results import EVALUATION_FILE, PREDICTIONS_FILE, TRAINING_FILE, Evaluation, Training, VideoResult
 from videogn.spec import ClipSpec
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A column of ``metrics.csv``: the numbers that were logged under one name.
-
-    Attributes:
-        steps: (n,) int64, optimiser steps, rising, each once; of a step that was logged more than once (a run that was
-            continued from an earlier checkpoint), what came last.
-        epochs: (n,) float64, nan where the file does not say.
-        values: (n,) float64, nan where the logged number was not finite.
-    """
-
-    steps: NDArray[np.int64]
-    epochs: NDArray[np.float64]
-    values: NDArray[np.float64]
+_VERSION = re.compile(r"version_(\d{1,9})")
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -75,4 +67,106 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
         UsageError: no such folder, or none with an evaluation; files that are damaged, do not belong together or are
             of videos without labels; runs of different classes; one folder twice.
     """
-    raise NotImplementedError
+    found: dict[str, str] = {}
+    for given in folders:
+        folder = _version(given)
+        place = os.path.realpath(folder)
+        if place in found:
+            raise UsageError(f"{given}: is the same run as {found[place]}; name each run once")
+        found[place] = given
+    runs = [_read(given, _version(given)) for given in folders]
+    for run in runs[1:]:
+        if run.class_names != runs[0].class_names:
+            raise UsageError(
+                f"{run.folder}: {_other_classes(run, runs[0])}; runs of different classes are not compared"
+            )
+    texts = [described(run.evaluation, run.clip, run.training) for run in runs]
+    return [
+        dataclasses.replace(run, name=name, differences=differences)
+        for run, (name, differences) in zip(runs, distinguished(texts, [run.folder for run in runs]), strict=True)
+    ]
+
+
+def _version(given: str) -> str:
+    """The folder with the files of an evaluation: the one given, or its newest version that has them."""
+    if not os.path.isdir(given):
+        what = "a file" if os.path.exists(given) else "nothing"
+        raise UsageError(f"{given}: expected the folder of a run, runs/NAME or runs/NAME/version_N; found {what}")
+    if has_evaluation(given):
+        return given
+    inside = _folders(given)
+    numbers = {int(match[1]): name for name in inside if (match := _VERSION.fullmatch(name))}
+    for number in sorted(numbers, reverse=True):
+        folder = os.path.join(given, numbers[number])
+        if has_evaluation(folder):
+            return folder
+    where = " and in none of its versions" if numbers else ""
+    missing = [n for n in (EVALUATION_FILE, PREDICTIONS_FILE) if not os.path.exists(os.path.join(given, n))]
+    message = f"{given}: no {' and no '.join(missing)} in it{where}. {MAKE}."
+    others = [os.path.join(given, name) for name in inside if _is_run(os.path.join(given, name))]
+    if others and not numbers:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        message = f"{given}: is not a run but holds runs; name those to report: {' '.join(others[:_NAMED])}{more}"
+    raise UsageError(message)
+
+
+def _folders(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror or error})") from error
+
+
+def _is_run(folder: str) -> bool:
+    try:
+        names = _folders(folder)
+    except UsageError:
+        return False
+    return has_evaluation(folder) or any(
+        _VERSION.fullmatch(name) and has_evaluation(os.path.join(folder, name)) for name in names
+    )
+
+
+def _read(given: str, folder: str) -> Run:
+    evaluation, clip, class_names, results = read_evaluation(folder)
+    trained_in = _trained_in(folder, evaluation)
+    norm = evaluation.architecture.get("norm")
+    return Run(
+        name="",
+        given=given,
+        folder=folder,
+        evaluation=evaluation,
+        clip=clip,
+        class_names=class_names,
+        results=results,
+        training=read_training(trained_in),
+        curves=read_curves(trained_in),
+        trained_in=trained_in,
+        norm=norm if isinstance(norm, str) else "?",
+        differences={},
+    )
+
+
+def _trained_in(folder: str, evaluation: Evaluation) -> str:
+    """Folder of the run that trained the evaluated weights, where it is still there; else ``folder``.
+
+    ``videogn validate`` makes a folder of its own; its checkpoint lies in ``checkpoints`` of the run that wrote it.
+    """
+    if evaluation.checkpoint is None or os.path.exists(os.path.join(folder, TRAINING_FILE)):
+        return folder
+    checkpoints, _ = os.path.split(evaluation.checkpoint)
+    parent, name = os.path.split(checkpoints)
+    files = (TRAINING_FILE, METRICS_FILE)
+    if name == "checkpoints" and "\0" not in parent and any(os.path.isfile(os.path.join(parent, f)) for f in files):
+        return parent
+    return folder
+
+
+def _other_classes(run: Run, first: Run) -> str:
+    a, b = first.class_names, run.class_names
+    if len(a) != len(b):
+        return f"{len(b)} classes, but {len(a)} in {first.folder}"
+    i = next(i for i in range(len(a)) if a[i] != b[i])
+    order = " (the same names in another order)" if Counter(a) == Counter(b) else ""
+    return f"class {i} is {b[i]!r:.80}, but {a[i]!r:.80} in {first.folder}{order}"
