@@ -1,0 +1,168 @@
+"""``videogn report``: several runs as one HTML page that needs nothing else, and their scores as text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+
+from videogn.data.files import cannot_write, write_atomically
+from videogn.errors import UsageError
+from videogn.report import classes, cost, overview, plots, videos
+from videogn.report.markup import percent, plain, plural, size, text
+from videogn.report.numbers import Numbers, compute
+from videogn.report.runs import read_runs
+from videogn.report.statistics import Interval
+
+DEFAULT_NAME = "report.html"
+
+
+def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int = 12, title: str | None = None) -> str:
+    """Writes the page about some runs, whole or not at all, and prints its path and the scores.
+
+    Args:
+        runs: folders of runs; the first is what the others are compared with in the table of classes.
+        output: file to write; None is ``report.html`` in the folder of the first run.
+        sheets: videos shown among the most confident mistakes.
+        title: of the page; None names the runs.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: folders that are not evaluated runs, a number of sheets below 0, or an output that cannot be
+            written.
+    """
+    if sheets < 0:
+        raise UsageError(f"--sheets: expected 0 or more, found {sheets}")
+    _check_output(output)
+    found = read_runs(runs)
+    path = output or os.path.join(found[0].folder, DEFAULT_NAME)
+    numbers = compute(found)
+    page = render(numbers, sheets=sheets, title=title or ", ".join(numbers.names))
+    try:
+        write_atomically(path, [page])
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    print(headlines_text(numbers))
+    print(f"{plain(path)} ({size(len(page))})")
+    return path
+
+
+def _check_output(output: str | None) -> None:
+    """Before minutes of work, not after them."""
+    if output is None:
+        return
+    folder = os.path.dirname(output) or "."
+    if os.path.isdir(output) or not os.path.basename(output):
+        raise UsageError(f"--output: expected a file such as {os.path.join(output, DEFAULT_NAME)}, found a folder")
+    if not os.path.isdir(folder):
+        raise UsageError(f"--output: {output}: expected a file in a folder that exists, found no folder {folder}")
+
+
+def render(numbers: Numbers, *, sheets: int, title: str) -> str:
+    """The page: HTML with its style, script, data and pictures in it."""
+    sections = [
+        ("runs", "Runs", overview.what_runs(numbers)),
+        ("scores", "Scores", overview.headlines(numbers)),
+        ("compared", "Runs compared video by video", overview.paired(numbers)),
+        ("curves", "Training curves", plots.training_curves(numbers)),
+        ("clips-section", "Accuracy against number of clips", plots.clips(numbers)),
+        ("calibration", "Calibration", plots.calibration(numbers)),
+        ("per-class", "Accuracy per class", classes.per_class(numbers)),
+        ("confused", "Most confused pairs", classes.confused_pairs(numbers)),
+        ("confusion", "Confusion matrix", classes.matrix(numbers)),
+        ("mistakes", "Most confident mistakes", videos.mistakes(numbers, sheets)),
+        ("failed", "Failed videos", videos.failed(numbers)),
+        ("memory", "Memory and speed", cost.cost(numbers)),
+    ]
+    script = _asset("report.js")
+    links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
+    body = "".join(
+        f'<section id="{name}"><h2>{heading}</h2>{content}</section>\n' for name, heading, content in sections
+    )
+    heading = text(title)
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    pictures = body.count("data:image/jpeg")
+    weight = f"{size(len(body) + len(script))}, {plural(pictures, 'row')} of frames among it"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{heading}</title>
+<style>{_asset("report.css")}</style>
+</head>
+<body>
+<header><h1>{heading}</h1>
+<p class="soft">{plural(len(numbers.scored), "run")}, {plural(len(numbers.runs[0].class_names), "class")}, written
+{written} by videogn {text(version("videogn"))}</p>
+<nav aria-label="sections">{links}</nav>
+<noscript><p class="warn">Without JavaScript tables cannot be sorted and the confusion matrix is not drawn; all else is
+here.</p></noscript></header>
+<main>
+{body}</main>
+<footer>This page is one file and loads nothing: {weight}.</footer>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _asset(name: str) -> str:
+    return files("videogn.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """What a browser may load and run: this very script, pictures that are in the page, and nothing else.
+
+    Styles are inline throughout, as in every SVG; with all addresses forbidden they can load nothing.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def headlines_text(numbers: Numbers) -> str:
+    """The scores as a table of plain text."""
+    head = ["run", "top-1", "95 %", "top-5", "95 %", "clip top-1", "loss", "ECE", "videos", "failed"]
+    rows = [head]
+    for scored in numbers.scored:
+        own = scored.headline
+        rows.append(
+            [
+                plain(scored.run.name),
+                percent(own.top1.value),
+                _between(own.top1),
+                percent(own.top5.value),
+                _between(own.top5),
+                percent(own.clip_top1.value),
+                f"{own.loss.value:.3f}",
+                percent(scored.calibration.ece),
+                f"{own.videos:,}",
+                f"{own.failed:,}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    for compared in numbers.comparisons:
+        a, b = (numbers.names[i] for i in (compared.a, compared.b))
+        top1 = compared.top1
+        difference, low, high = (percent(share, 2, sign=True) for share in (top1.difference, top1.low, top1.high))
+        lines.append(
+            f"{plain(a)} minus {plain(b)}: {difference} points ({low} to {high}), McNemar p = {top1.p_value:.3g}, "
+            f"Holm {compared.holm:.3g}, {plural(top1.videos, 'video')}"
+        )
+    return "\n".join(lines)
+
+
+def _between(of: Interval) -> str:
+    return f"{percent(of.low)}-{percent(of.high)}"

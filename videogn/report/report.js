@@ -1,0 +1,343 @@
+"use strict";
+// Sorting and filtering of tables.
+
+function sortTable(table, column, header) {
+  const ascending = header.getAttribute("aria-sort") !== "ascending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  const key = (row) => {
+    const cell = row.cells[column];
+    if ("v" in cell.dataset) return cell.dataset.v === "" ? null : Number(cell.dataset.v);
+    return cell.textContent.trim() || null;
+  };
+  const rows = Array.from(table.tBodies[0].rows, (row) => [key(row), row]);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null); // what is unknown comes last either way
+    const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    return ascending ? order : -order;
+  });
+  table.tBodies[0].append(...rows.map(([, row]) => row));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
+    const button = document.createElement("button"); // a button answers to Enter and to the space bar by itself
+    button.type = "button";
+    button.append(...header.childNodes);
+    header.append(button);
+    header.addEventListener("click", () => sortTable(table, column, header));
+  });
+}
+
+for (const input of document.querySelectorAll("input[data-filter]")) {
+  const table = document.getElementById(input.dataset.filter);
+  const note = input.closest(".tools").querySelector("output");
+  input.addEventListener("input", () => {
+    const wanted = input.value.trim().toLowerCase();
+    let shown = 0;
+    for (const row of table.tBodies[0].rows) {
+      row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+      shown += !row.hidden;
+    }
+    note.textContent = wanted ? `${shown} of ${table.tBodies[0].rows.length} shown` : "";
+  });
+}
+
+// The confusion matrix: rows are true classes, columns predicted ones.
+
+function confusionMatrix(data) {
+  const box = document.getElementById("matrix");
+  const canvas = box.querySelector("canvas");
+  const tip = document.getElementById("matrix-tip");
+  const control = (name) => document.getElementById(`matrix-${name}`);
+  const context = canvas.getContext("2d");
+  const total = data.names.length;
+  const colours = data.colours.match(/.{6}/g).map((hex) => `#${hex}`);
+  const runs = data.runs.map(({ name, cells }) => {
+    const run = { name, counts: new Map(), videos: new Array(total).fill(0), cells: [] };
+    for (let i = 0; i < cells.length; i += 3) {
+      const [label, taken, count] = cells.slice(i, i + 3);
+      run.counts.set(label * total + taken, count);
+      run.videos[label] += count;
+      run.cells.push([label, taken, count]);
+    }
+    run.cells.sort((a, b) => a[2] / run.videos[a[0]] - b[2] / run.videos[b[0]]); // the strongest are painted last
+    return run;
+  });
+
+  let run = runs[0];
+  let shown = []; // classes, in the order in which they are shown
+  let place = []; // of each class in `shown`, or -1
+  let view = { x: 0, y: 0, cell: 1 }; // first column and row in sight, in classes; size of a cell in pixels
+  let plot = { left: 0, top: 0, side: 1 };
+  let cursor = null; // [row, column]
+
+  const count = (label, taken, of = run) => of.counts.get(label * total + taken) ?? 0;
+  const accuracy = (label) => (run.videos[label] ? count(label, label) / run.videos[label] : 2);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+  function choose() {
+    run = runs[control("run").selectedIndex] ?? runs[0];
+    const wanted = control("filter").value.trim().toLowerCase();
+    const matching = data.names.map((name) => name.toLowerCase().includes(wanted));
+    const kept = matching.slice();
+    if (wanted && control("near").checked) {
+      for (const [label, taken] of run.cells) if (matching[label] || matching[taken]) kept[label] = kept[taken] = true;
+    }
+    const order = {
+      clustered: () => data.clustered,
+      name: () => [...data.names.keys()].sort((a, b) => data.names[a].localeCompare(data.names[b], "en", { numeric: true })),
+      accuracy: () => [...data.names.keys()].sort((a, b) => accuracy(a) - accuracy(b)),
+      number: () => [...data.names.keys()],
+    }[control("order").value]();
+    shown = order.filter((c) => kept[c]);
+    place = new Array(total).fill(-1);
+    shown.forEach((c, i) => (place[c] = i));
+    control("shown").textContent = wanted ? `${shown.length} of ${total} classes` : "";
+    cursor = null;
+    tell();
+    whole();
+  }
+
+  const smallest = () => plot.side / Math.max(shown.length, 1);
+
+  function whole() {
+    measure();
+    view = { x: 0, y: 0, cell: smallest() };
+    draw();
+  }
+
+  function zoom(factor, x = plot.side / 2, y = plot.side / 2) {
+    const cell = Math.min(Math.max(view.cell * factor, smallest()), Math.max(40, smallest()));
+    view = { x: view.x + x / view.cell - x / cell, y: view.y + y / view.cell - y / cell, cell };
+    clamp();
+    draw();
+  }
+
+  function clamp() {
+    const most = Math.max(shown.length - plot.side / view.cell, 0);
+    view.x = Math.min(Math.max(view.x, 0), most);
+    view.y = Math.min(Math.max(view.y, 0), most);
+  }
+
+  function measure() {
+    const width = canvas.clientWidth;
+    const margin = width < 560 ? 76 : 150;
+    plot = { left: margin, top: 22, side: Math.max(width - margin - 4, 50) };
+    const height = plot.top + plot.side + margin;
+    const dots = window.devicePixelRatio || 1;
+    canvas.style.height = `${height}px`;
+    canvas.width = Math.round(width * dots);
+    canvas.height = Math.round(height * dots);
+    context.setTransform(dots, 0, 0, dots, 0, 0);
+  }
+
+  function draw() {
+    const { left, top, side } = plot;
+    const { cell } = view;
+    const x = (column) => left + (column - view.x) * cell;
+    const y = (row) => top + (row - view.y) * cell;
+    const end = Math.min(side, shown.length * cell);
+    const ink = getComputedStyle(canvas).color;
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.save();
+    context.beginPath();
+    context.rect(left, top, end, end);
+    context.clip();
+    context.fillStyle = colours[0];
+    context.fillRect(left, top, end, end);
+    const dot = Math.max(cell - (cell > 8 ? 1 : 0), 1);
+    context.font = `${Math.min(cell * 0.4, 14)}px sans-serif`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    for (const [label, taken, videos] of run.cells) {
+      const [row, column] = [place[label], place[taken]];
+      if (row < 0 || column < 0 || x(column) > left + end || y(row) > top + end || x(column + 1) < left || y(row + 1) < top) continue;
+      const shade = Math.round(255 * Math.sqrt(videos / run.videos[label]));
+      context.fillStyle = colours[shade];
+      context.fillRect(x(column), y(row), dot, dot);
+      if (cell >= 22) {
+        context.fillStyle = shade > 140 ? "#000" : "#fff";
+        context.fillText(String(videos), x(column + 0.5), y(row + 0.5));
+      }
+    }
+    if (cursor) {
+      const [row, column] = cursor;
+      context.strokeStyle = "rgba(255,255,255,.55)";
+      context.lineWidth = 1;
+      context.strokeRect(left - 2, y(row) - 0.5, end + 4, Math.max(cell, 2) + 1);
+      context.strokeRect(x(column) - 0.5, top - 2, Math.max(cell, 2) + 1, end + 4);
+      context.strokeStyle = "#fff";
+      context.lineWidth = 2;
+      context.strokeRect(x(column) - 2, y(row) - 2, Math.max(cell, 2) + 4, Math.max(cell, 2) + 4);
+    }
+    context.restore();
+    labels(x, y, end, ink);
+    canvas.classList.toggle("zoomed", cell > smallest() * 1.001);
+  }
+
+  function labels(x, y, end, ink) {
+    const { left, top } = plot;
+    const step = Math.max(1, Math.ceil(12 / view.cell)); // every class has a name where there is room, else every n-th
+    const room = left - 10;
+    context.fillStyle = ink;
+    context.font = "11px sans-serif";
+    context.textBaseline = "middle";
+    const short = (name) => {
+      if (context.measureText(name).width <= room) return name;
+      let length = name.length;
+      while (length > 1 && context.measureText(`${name.slice(0, length)}…`).width > room) length -= 1;
+      return `${name.slice(0, length)}…`;
+    };
+    const inside = (at, from) => at >= from - 0.01 && at <= from + end + 0.01;
+    for (let i = 0; i < shown.length; i += step) {
+      const name = data.names[shown[i]];
+      if (inside(y(i + 0.5), top)) {
+        context.textAlign = "right";
+        context.fillText(short(name), left - 6, y(i + 0.5));
+      }
+      if (inside(x(i + 0.5), left)) {
+        context.save();
+        context.translate(x(i + 0.5), top + end + 6);
+        context.rotate(-Math.PI / 2);
+        context.textAlign = "right";
+        context.fillText(short(name), 0, 0);
+        context.restore();
+      }
+    }
+    context.font = "bold 12px sans-serif";
+    context.textAlign = "left";
+    context.fillText("true class ↓   predicted class →", left, 10);
+  }
+
+  function tell() {
+    if (!shown.length) {
+      tip.textContent = "No class has this text in its name.";
+      return;
+    }
+    if (!cursor) {
+      tip.textContent = "Point at a cell, or focus the matrix and use the arrow keys.";
+      return;
+    }
+    const [label, taken] = cursor.map((i) => shown[i]);
+    const parts = runs.map((of) => {
+      const videos = of.videos[label];
+      return `${of.name}: ${count(label, taken, of)} of ${videos} videos${videos ? ` (${percent(count(label, taken, of) / videos)})` : ""}`;
+    });
+    const lines = [`true: ${data.names[label]}`, `predicted: ${data.names[taken]}`, ...parts];
+    tip.replaceChildren(...lines.flatMap((line) => [line, document.createElement("br")]));
+  }
+
+  function select(row, column) {
+    const bound = (i) => Math.min(Math.max(i, 0), shown.length - 1);
+    cursor = shown.length ? [bound(row), bound(column)] : null;
+    tell();
+  }
+
+  // The cell under a pointer; where cells are small, the nearest one with videos in it, so that it can be hit.
+  function at(event) {
+    const area = canvas.getBoundingClientRect();
+    const column = (event.clientX - area.left - plot.left) / view.cell + view.x;
+    const row = (event.clientY - area.top - plot.top) / view.cell + view.y;
+    if (row < 0 || column < 0 || row >= shown.length || column >= shown.length) return null;
+    const here = [Math.floor(row), Math.floor(column)];
+    if (view.cell >= 8 || count(shown[here[0]], shown[here[1]])) return here;
+    const reach = Math.ceil(4 / view.cell);
+    let best = here;
+    let nearest = Infinity;
+    for (let r = here[0] - reach; r <= here[0] + reach; r += 1) {
+      for (let c = here[1] - reach; c <= here[1] + reach; c += 1) {
+        const distance = Math.hypot(r + 0.5 - row, c + 0.5 - column);
+        if (distance < nearest && shown[r] !== undefined && shown[c] !== undefined && count(shown[r], shown[c])) {
+          [best, nearest] = [[r, c], distance];
+        }
+      }
+    }
+    return best;
+  }
+
+  let drag = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    drag = { x: event.clientX, y: event.clientY, from: { ...view } };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointerup", () => (drag = null));
+  canvas.addEventListener("pointercancel", () => (drag = null));
+  canvas.addEventListener("pointermove", (event) => {
+    if (drag && canvas.classList.contains("zoomed")) {
+      view.x = drag.from.x - (event.clientX - drag.x) / view.cell;
+      view.y = drag.from.y - (event.clientY - drag.y) / view.cell;
+      clamp();
+    } else {
+      const found = at(event);
+      if (found) select(...found);
+    }
+    draw();
+  });
+  const place_of = (event) => {
+    const area = canvas.getBoundingClientRect();
+    return [event.clientX - area.left - plot.left, event.clientY - area.top - plot.top];
+  };
+  canvas.addEventListener("click", (event) => {
+    const found = at(event);
+    if (found) select(...found);
+    draw();
+  });
+  canvas.addEventListener("dblclick", (event) => zoom(2, ...place_of(event)));
+  canvas.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && document.activeElement !== canvas) return; // a page that is scrolled past stays a page
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY / 300), ...place_of(event));
+  }, { passive: false });
+
+  function jump(rows, columns) {
+    let [row, column] = cursor;
+    do {
+      row += rows;
+      column += columns;
+      if (shown[row] === undefined || shown[column] === undefined) return;
+    } while (!count(shown[row], shown[column]));
+    select(row, column);
+  }
+
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageUp: [-10, 0], PageDown: [10, 0] }[event.key];
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "+" || event.key === "=") zoom(1.5, ...centre());
+    else if (event.key === "-") zoom(1 / 1.5, ...centre());
+    else if (event.key === "0") whole();
+    else if (!shown.length) return;
+    else if (event.key === "Home") select(0, 0);
+    else if (event.key === "End") select(shown.length - 1, shown.length - 1);
+    else if (step && !cursor) select(0, 0);
+    else if (step && event.shiftKey) jump(...step.map(Math.sign));
+    else if (step) select(cursor[0] + step[0], cursor[1] + step[1]);
+    else return;
+    event.preventDefault();
+    if (cursor && !"+=-0".includes(event.key)) {
+      const seen = plot.side / view.cell;
+      view.y = Math.min(Math.max(view.y, cursor[0] + 1 - seen), cursor[0]);
+      view.x = Math.min(Math.max(view.x, cursor[1] + 1 - seen), cursor[1]);
+      clamp();
+    }
+    draw();
+  });
+  const centre = () => (cursor ? [(cursor[1] + 0.5 - view.x) * view.cell, (cursor[0] + 0.5 - view.y) * view.cell] : []);
+
+  for (const name of ["run", "order", "near"]) control(name).addEventListener("change", choose);
+  control("filter").addEventListener("input", choose);
+  control("in").addEventListener("click", () => zoom(1.5, ...centre()));
+  control("out").addEventListener("click", () => zoom(1 / 1.5, ...centre()));
+  control("all").addEventListener("click", whole);
+  control("scale").style.background = `linear-gradient(to right, ${colours.filter((_, i) => i % 15 === 0).join(", ")})`;
+  let width = 0;
+  new ResizeObserver(() => {
+    if (canvas.clientWidth !== width) whole();
+    width = canvas.clientWidth;
+  }).observe(box);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  choose();
+}
+
+const matrixData = document.getElementById("matrix-data");
+if (matrixData) confusionMatrix(JSON.parse(matrixData.textContent));
