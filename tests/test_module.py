@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,21 +233,3 @@ trainer:
 """
     )
     assert run("fit", tiny_config, tmp_path, "-c", str(overlay)) == 0
-
-
-@pytest.mark.slow
-def test_two_processes_score_every_video_once(tiny_data, tiny_config, tmp_path):
-    """7 validation videos on 2 processes, batch norm: the scores are those of one process on the same checkpoint."""
-    root = tmp_path / "data"
-    shutil.copytree(tiny_data, root)
-    next((root / "val" / "up").iterdir()).unlink()
-    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.default_root_dir", str(tmp_path)]
-    options = ["--data.root", str(root), "--data.batch_size", "2", "--model.norm", "bn", "--model.norm_kwargs", "null"]
-    command = [sys.executable, "-m", "videogn", "fit", "-c", str(tiny_config), *options, *ddp]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    assert run("validate", tiny_config, tmp_path, *options, "--ckpt_path", str(last)) == 0
-    two, one = metrics(tmp_path / "version_0"), metrics(tmp_path / "version_1")
-    assert float(one["val/videos"]) == float(two["val/videos"]) == 7
-    for name in ("top1", "top5", "clip_top1", "clip_top5", "loss"):
-        assert float(one[f"val/{name}"]) == pytest.approx(float(two[f"val/{name}"]), rel=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -151,6 +151,12 @@ class VideoAccuracy(Metric):
         in_clips = [float(sum(rank < k for rank in ranks)) for k in (1, 5)]
         loss = -math.log(max(video.label_probability, _TINY))
         self._append([float(video.id), 0.0, *in_mean, float(len(ranks)), *in_clips, loss])
+
+    def sync(self, *arguments: Any, **options: Any) -> None:
+        """Exchanges the rows between processes, also those of a process that has none because its share is masked."""
+        if isinstance(self.rows, list):  # torchmetrics would send a row of another shape and dtype for "no rows"
+            self.rows.append(torch.empty(0, 8, dtype=torch.float64, device=self.device))
+        super().sync(*arguments, **options)
 
     def compute(self) -> VideoScores:
         """Scores over the distinct videos of all ranks."""
