@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import inspect
 import os
 import re
@@ -199,6 +200,8 @@ class VideoCLI(LightningCLI):
             raise UsageError(str(error)) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        if not config.get("fast_dev_run"):
+            _check_writable(config["default_root_dir"])
         # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         summary = RunSummary()
@@ -214,6 +217,27 @@ class VideoCLI(LightningCLI):
         if self._checkpoint_io is not None:
             trainer.strategy.checkpoint_io = self._checkpoint_io
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the command. Of a disk that is full, Lightning, which writes most files, does not say what to do."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            raise UsageError(
+                f"a file of the run cannot be written ({error.strerror}). Make room and run the same command again: an "
+                "evaluation goes on where it stopped. Or set trainer.default_root_dir to another place."
+            ) from error
+
+
+def _check_writable(folder: str | os.PathLike[str]) -> None:
+    """Refuses a place for runs that is read-only, before anything is computed."""
+    there = Path(os.path.abspath(folder))
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        raise UsageError(f"trainer.default_root_dir: expected a folder that can be written, found {there}")
 
 
 def hide_remarks() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -17,14 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from videogn.results import VideoResult
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 FOLDER = "unfinished"
 _ABOUT = "about.json"
@@ -82,9 +83,11 @@ class Journal:
             self.written += 1
         except OSError as error:
             self._broken = True
-            rank_zero_warn(
-                f"{self._path}: cannot be written ({error.strerror or error}). The evaluation goes on; if it is "
-                "interrupted, it can be continued from here only."
+            log.warning(
+                "%s: cannot be written (%s). The evaluation goes on; should it be interrupted, then what is done from "
+                "here on is done again.",
+                self._path,
+                error.strerror or error,
             )
 
     def close(self) -> None:

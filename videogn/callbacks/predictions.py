@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from videogn.callbacks.fingerprint import what_decides
 from videogn.callbacks.journal import Journal, journal_folder, other_journals
@@ -24,6 +25,8 @@ from videogn.results import (
     write_predictions,
     write_record,
 )
+
+log = logging.getLogger(__name__)
 
 _SPLITS = {"validate": "val", "test": "test", "predict": "predict"}
 
@@ -78,7 +81,8 @@ class PredictionsWriter(Callback):
         problem = journal.lock(about) if trainer.is_global_zero else None
         problem = trainer.strategy.broadcast(problem)
         if problem is not None:
-            rank_zero_warn(f"{problem}: this evaluation keeps no journal, and begins anew if it is interrupted")
+            if trainer.is_global_zero:
+                log.warning("%s: this evaluation keeps no journal, and begins anew if it is interrupted", problem)
             return frozenset()
         self._journal = journal
         done = frozenset().union(*_gather(trainer, frozenset(journal.results)))
@@ -168,8 +172,8 @@ class PredictionsWriter(Callback):
         fitting = trainer.state.fn == "fit"
         if problem is not None and not fitting:
             raise UsageError(problem)
-        if problem is not None:
-            rank_zero_warn(problem)
+        if problem is not None and trainer.is_global_zero:
+            log.warning(problem)
         if not fitting:
             rank_zero_info(f"{len(results):,} videos: {Path(folder, PREDICTIONS_FILE)} and {EVALUATION_FILE} beside it")
         if self._journal is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -10,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from videogn.callbacks.summary import RunSummary
 from videogn.results import TRAINING_FILE, Training, write_record
@@ -19,6 +20,8 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 VERSIONS = ("videogn", "torch", "lightning", "av")
 
@@ -112,6 +115,7 @@ class TrainingRecord(Callback):
 
     def _write(self, trainer: Trainer, module: Any) -> None:
         folder = run_folder(trainer)
+        path = os.path.join(folder, TRAINING_FILE)
         if not trainer.is_global_zero or not leaves_files(trainer):
             return
         counted = self._summary.counted
@@ -132,6 +136,7 @@ class TrainingRecord(Callback):
             **circumstances(trainer),
         )
         try:
-            write_record(f"{folder}/{TRAINING_FILE}", record)
+            os.makedirs(folder, exist_ok=True)
+            write_record(path, record)
         except OSError as error:
-            rank_zero_warn(f"{folder}/{TRAINING_FILE}: cannot be written ({error.strerror or error}); training goes on")
+            log.warning("%s: cannot be written (%s); training goes on", path, error.strerror or error)

@@ -47,6 +47,7 @@ class RunSummary(Callback):
         self.counted = Counted()
         self.measured_peak = 0
         self._views_told = False
+        self._told: Any = None  # the scores that were printed last
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -115,10 +116,32 @@ class RunSummary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            _print_scores("val", trainer, pl_module)
+            self._print_scores("val", trainer, pl_module)
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._told = pl_module.last_scores
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _print_scores("test", trainer, pl_module)
+        self._print_scores("test", trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Loggers write before an evaluation's end is told to callbacks, and fail where the disk is full.
+        if not trainer.sanity_checking:
+            self._print_scores("test" if trainer.state.fn == "test" else "val", trainer, pl_module)
+
+    def _print_scores(self, prefix: str, trainer: Trainer, pl_module: Any) -> None:
+        scores = pl_module.last_scores
+        if scores is None or scores is self._told:
+            return
+        self._told = scores
+        when = f" after {trainer.global_step} steps" if trainer.state.fn == "fit" else ""
+        whole = scores.videos >= scores.expected
+        videos = f"{scores.videos:,}" if whole else f"only {scores.videos:,} of {scores.expected:,}"
+        rank_zero_info(
+            f"\n{prefix}/top1 {scores.top1:.4f}  {prefix}/top5 {scores.top5:.4f}  "
+            f"(single clips {scores.clip_top1:.4f} / {scores.clip_top5:.4f}, loss {scores.loss:.4f}){when}: "
+            f"{videos} videos x {pl_module.clip.num_views} views, {scores.failed} failed"
+        )
 
 
 def _synced(trainer: Trainer, batch: int) -> str:
@@ -130,17 +153,3 @@ def _print_views(split: str, trainer: Trainer, loader: Any, pl_module: Any) -> N
     """For example "val: 19,796 videos x 10 clips ..."."""
     videos = len((loader[0] if isinstance(loader, list | tuple) else loader).dataset)
     rank_zero_info(f"{split}: {videos:,} video{'s' if videos != 1 else ''} x {pl_module.clip.views_text()}")
-
-
-def _print_scores(prefix: str, trainer: Trainer, pl_module: Any) -> None:
-    scores = pl_module.last_scores
-    if scores is None:
-        return
-    when = f" after {trainer.global_step} steps" if trainer.state.fn == "fit" else ""
-    partial = scores.videos < scores.expected
-    videos = f"only {scores.videos:,} of {scores.expected:,}" if partial else f"{scores.videos:,}"
-    rank_zero_info(
-        f"\n{prefix}/top1 {scores.top1:.4f}  {prefix}/top5 {scores.top5:.4f}  "
-        f"(single clips {scores.clip_top1:.4f} / {scores.clip_top5:.4f}, loss {scores.loss:.4f}){when}: "
-        f"{videos} videos x {pl_module.clip.num_views} views, {scores.failed} failed"
-    )
