@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from videogn.report.statistics import CONFIDENCE, RESAMPLES, bootstrap_interval, correct
 from videogn.results import VideoResult
 
-_MOST_PARTS = 20
-
 
 @dataclass(frozen=True)
 class Paired:
@@ -203,18 +201,16 @@ def _sign_test(a: int, b: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def _ends(results: Sequence[VideoResult], parts: int) -> list[str]:
-    """The last ``parts`` parts of each path; whole paths for 0."""
-    if parts == 0:
-        return [r.path for r in results]
-    return ["/".join(re.split(r"[/\\]+", r.path)[-parts:]) for r in results]
+def _split(path: str) -> list[str]:
+    return re.split(r"[/\\]+", path)  # of Windows too: runs may come from different machines
 
 
 def _keys(results: Sequence[VideoResult], parts: int) -> dict[tuple[str, int], int]:
-    """The end of a path and how many earlier videos have it too -> position."""
+    """The last ``parts`` parts of a path (0: all of it), and how many videos before have them too -> position."""
     seen: Counter[str] = Counter()
     keys = {}
-    for i, end in enumerate(_ends(results, parts)):
+    for i, result in enumerate(results):
+        end = "/".join(_split(result.path)[-parts:]) if parts else result.path
         keys[end, seen[end]] = i
         seen[end] += 1
     return keys
@@ -222,8 +218,10 @@ def _keys(results: Sequence[VideoResult], parts: int) -> dict[tuple[str, int], i
 
 def _parts_apart(results: Sequence[VideoResult]) -> int:
     """The fewest parts, counted from the end, in which any two different paths differ."""
-    paths = len(set(_ends(results, 0)))
-    parts = 1
-    while parts < _MOST_PARTS and len(set(_ends(results, parts))) < paths:
-        parts += 1
-    return parts
+    ends = sorted({tuple(reversed(_split(result.path))) for result in results})
+    # In this order the paths that end most alike are neighbours.
+    return max((len(_common(a, b)) + 1 for a, b in itertools.pairwise(ends)), default=1)
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> list[str]:
+    return [x for x, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))]

@@ -134,9 +134,9 @@ def _clip(path: str, values: dict[str, Any]) -> ClipSpec:
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         _damaged(path, f"clip: {error!s:.300}")
     own = clip.protocol
-    numbers = (clip.frames, clip.stride, clip.train_crop, *clip.train_short_side)
-    numbers += (own.clips, own.short_side, own.side, clip.eval_frames, clip.eval_stride)
-    for number in numbers:
+    of_clips = [clip.frames, clip.stride, clip.train_crop, *clip.train_short_side]
+    of_views = [own.clips, own.short_side, own.side, clip.eval_frames, clip.eval_stride]
+    for number in of_clips + of_views:
         if not isinstance(number, int) or number > _MOST_FRAMES:
             _damaged(path, f"clip: expected whole numbers up to {_MOST_FRAMES}, found {_short(number)}")
     return clip
