@@ -16,7 +16,7 @@ ALLOWED = {
     "i3d": {"blocks", "norms"},
     "cost": set(),
     "memory": {"norms"},
-    "plan": {"cost", "errors", "memory", "optim", "training_cli"},
+    "plan": {"cost", "errors", "memory", "optim", "spec", "training_cli"},
     "fold": {"blocks", "norms"},
     "optim": {"errors", "norms"},
     "results": {"data.files", "errors"},

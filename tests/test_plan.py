@@ -13,7 +13,7 @@ from videogn.callbacks import RunSummary
 from videogn.cli import main
 from videogn.cost import count_cost
 from videogn.i3d import i3d_resnet
-from videogn.memory import count_training
+from videogn.memory import count_evaluation, count_training
 from videogn.optim import Recipe, make_optimizer
 
 MODEL = "{num_classes: 8, variant: 8x8, width: 8, norm: bn, dropout: 0.0}"
@@ -40,6 +40,7 @@ def test_json_holds_what_the_counter_counts(config, capsys):
     assert plan["optimizer_bytes"] == training.optimizer == 4 * cost.parameters
     assert plan["peak"] == training.peak(4)
     assert plan["memory"] == 2**30
+    assert plan["eval_peak"] == count_evaluation(net, 4, 4, 256, 341, dtype=torch.bfloat16)
     assert plan["largest_batch"] == training.largest_batch(2**30)
     assert plan["longest_clip"] % 8 == 0
     assert (plan["device"], plan["precision"]) == ("cuda", "bf16-mixed")
@@ -53,7 +54,8 @@ def test_table_on_the_cpu_without_data(capsys):
     assert lines[1].startswith("memory standard: saved activations (32-true on cpu): ")
     assert lines[2].startswith("states: parameters ")
     assert lines[3].startswith("a training step with 8 clips holds ")
-    assert len(lines) == 4
+    assert lines[4].startswith("an evaluation, 4 of a video's 10 views of 4x256x341 at once, holds ")
+    assert len(lines) == 5
 
 
 @pytest.mark.parametrize(

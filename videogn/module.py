@@ -57,7 +57,8 @@ class VideoClassifier(VideoEvaluation):
         zero_init_last_norm: start the last gamma of each residual block at zero.
         label_smoothing: of the cross entropy, in [0, 1).
         recipe: optimiser and schedule.
-        clips_per_forward: evaluation computes at most this many clips at once; lower it if memory is short.
+        clips_per_forward: evaluation computes at most this many clips and crops at once; lower it if memory is short
+            (`videogn plan` says what it needs), raise it for pictures and short clips.
         compile: train through torch.compile, on CUDA; it decides itself what backward recomputes. Evaluation, whose
             sizes differ between videos, stays eager.
         init_from: file of weights to start from: a checkpoint or export of videogn, or a file of torchvision, timm,
@@ -84,7 +85,7 @@ class VideoClassifier(VideoEvaluation):
         zero_init_last_norm: bool = True,
         label_smoothing: float = 0.0,
         recipe: Recipe = Recipe(),  # noqa: B008  frozen
-        clips_per_forward: int = 10,
+        clips_per_forward: int = 4,
         compile: bool = False,
         init_from: str | None = None,
         inflate: Inflation = "mean",

@@ -16,6 +16,7 @@ from videogn.errors import UsageError
 from videogn.memory import (
     ActivationMemory,
     Setting,
+    count_evaluation,
     count_longest_clip,
     count_training,
     format_bytes,
@@ -24,6 +25,7 @@ from videogn.memory import (
     saved_line,
 )
 from videogn.optim import make_optimizer
+from videogn.spec import ClipSpec
 from videogn.training_cli import VideoCLI, hide_remarks
 
 _DESCRIPTION = """\
@@ -120,12 +122,32 @@ def _plan(cli: VideoCLI, memory: int | None) -> dict[str, Any]:
         "optimizer_bytes": training.optimizer,
         "optimizer": recipe.optimizer,
         "peak": training.peak(batch),
+        **_evaluation(module, clip, setting),
     }
     if memory is not None:
         plan["memory"] = memory
         plan["largest_batch"] = training.largest_batch(memory)
         plan["longest_clip"] = count_longest_clip(network, batch, clip.train_crop, memory, **counted)
     return plan
+
+
+def _evaluation(module: Any, clip: ClipSpec, setting: Setting) -> dict[str, Any]:
+    """Memory of the views that evaluation computes at once; whole frames are taken to be 4:3."""
+    protocol, at_once = clip.protocol, min(module.clips_per_forward, clip.num_views)
+    height, width = (
+        (protocol.short_side, protocol.short_side * 4 // 3)
+        if protocol.crop == "full"
+        else (protocol.side, protocol.side)
+    )
+    peak = count_evaluation(
+        module.network, at_once, clip.eval_frames, height, width, device=setting.device, dtype=setting.dtype
+    )
+    return {
+        "eval_views": clip.num_views,
+        "eval_views_at_once": at_once,
+        "eval_view": [clip.eval_frames, height, width],
+        "eval_peak": peak,
+    }
 
 
 def _setting(trainer: Any) -> Setting:
@@ -153,6 +175,9 @@ def _table(plan: dict[str, Any]) -> str:
         f"states: parameters {format_bytes(states['parameter'])}, gradients {format_bytes(states['gradient'])}, "
         f"{plan['optimizer']} {format_bytes(states['optimizer'])}",
         peak_line(plan["peak"], plan["batch_size"]),
+        f"an evaluation, {plan['eval_views_at_once']} of a video's {plan['eval_views']} views of "
+        f"{'x'.join(map(str, plan['eval_view']))} at once, holds {format_bytes(plan['eval_peak'])} at its peak, "
+        "and the video's frames in uint8",
     ]
     if "memory" in plan:
         lines.append(
