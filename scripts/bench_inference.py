@@ -1,6 +1,8 @@
 """Speed of inference on this CPU: norms, folding and bfloat16, taking turns; and whether bfloat16 keeps the top-5.
+Files per second of `videogn classify` beside a naive loop and the bound of the cores.
 
 OMP_NUM_THREADS=1 python scripts/bench_inference.py
+python scripts/bench_inference.py --throughput
 OMP_NUM_THREADS=1 python scripts/bench_inference.py --checkpoint last.ckpt VIDEO ...
 """
 
@@ -9,6 +11,8 @@ import statistics
 import time
 
 import torch
+from bench_inference_files import CASES as FILE_CASES
+from bench_inference_files import measure_throughput
 from measured import write_result
 
 from videogn import load, predict_video
@@ -99,8 +103,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--clips", type=int, default=1, help="clips per forward pass")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--throughput", action="store_true", help="many files: classify, a loop, and the bound")
+    parser.add_argument("--cases", nargs="+", choices=FILE_CASES, default=[*FILE_CASES], help="of --throughput")
+    parser.add_argument("--copies", type=int, default=4, help="of each of the four files of --throughput")
     options = parser.parse_args()
-    if options.checkpoint:
+    if options.throughput:
+        measure_throughput(options.rounds, options.copies, options.cases)
+    elif options.checkpoint:
         measure_agreement(options)
     else:
         measure_speed(options)

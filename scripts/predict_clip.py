@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from videogn import load, predict_video
-from videogn.cli import format_predictions
+from videogn.classify_cli import format_predictions
 from videogn.errors import UsageError, VideoError
 from videogn.inference import for_inference
 

@@ -7,14 +7,12 @@ import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
+from videogn.classify_cli import add_classify_command
 from videogn.data_cli import add_data_commands
 from videogn.errors import UsageError, VideoError
+from videogn.report_cli import add_report_command
 from videogn.weights_cli import add_weights_commands
-
-if TYPE_CHECKING:
-    from videogn.inference import Prediction
 
 _TRAINING = {
     "fit": "train, validating after each epoch",
@@ -72,65 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("plan", help="count parameters, multiply-adds and memory: the batch that fits in a GPU")
 
-    classify = commands.add_parser("classify", help="classify video files with a checkpoint")
-    classify.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
-    classify.add_argument(
-        "--checkpoint", required=True, metavar="CKPT", help="checkpoint of `videogn fit`, or exported weights"
-    )
-    classify.add_argument("--topk", type=int, default=5, help="classes per video (default 5)")
-    classify.add_argument("--num-clips", type=int, default=10, help="clips averaged per video (default 10)")
-    classify.add_argument("--format", choices=["table", "json"], default="table", help="json: one object per line")
-    classify.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default cpu)")
-    classify.add_argument(
-        "--precision",
-        choices=["float32", "bfloat16", "auto"],
-        default="float32",
-        help="auto: bfloat16 where the device has instructions for it (default float32)",
-    )
-    classify.add_argument("--backend", default="pyav", help="decoder: pyav, decord or torchcodec (default pyav)")
-    classify.set_defaults(run=_classify)
-
+    add_classify_command(commands)
+    add_report_command(commands)
     add_data_commands(commands)
     add_weights_commands(commands)
     return parser
-
-
-def _classify(options: argparse.Namespace) -> int:
-    from videogn.inference import for_inference, load, predict_video
-
-    model = for_inference(load(options.checkpoint).to(_device(options.device)), options.precision)
-    failures = 0
-    for path in options.videos:
-        try:
-            predictions = predict_video(model, path, options.num_clips, options.topk, backend=options.backend)
-        except VideoError as error:
-            failures += 1
-            print(f"videogn: error: {error}", file=sys.stderr)
-        else:
-            print(format_predictions(path, predictions, options.format), flush=True)
-    return 1 if failures else 0
-
-
-def format_predictions(path: str, predictions: Sequence[Prediction], style: str) -> str:
-    """The text that ``classify`` prints for one video: ``"json"`` is one object on one line, ``"table"`` for people."""
-    if style == "json":
-        import json
-        from dataclasses import asdict
-
-        return json.dumps({"video": path, "predictions": [asdict(p) for p in predictions]}, ensure_ascii=False)
-    width = max(len(p.label) for p in predictions)
-    rows = [f"  {rank}  {p.label:<{width}}  {p.probability:7.2%}" for rank, p in enumerate(predictions, start=1)]
-    return "\n".join([path, *rows])
-
-
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device: expected one of {available}, found {name!r} ({reason})") from error
-    return name

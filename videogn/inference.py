@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from videogn import checkpoint as checkpoint_format
+from videogn.data.batches import EvalVideo
 from videogn.data.decode import VideoReader
 from videogn.data.sampling import eval_indices, unique_frames
-from videogn.data.transforms import Box, eval_crops, eval_view
+from videogn.data.transforms import eval_crops, eval_view
 from videogn.errors import UsageError
 from videogn.fold import fold_batch_norm
 from videogn.i3d import I3DResNet, i3d_resnet
@@ -179,25 +180,51 @@ def predict_video(
     Raises:
         VideoError: the file cannot be decoded.
         UsageError: a wrong checkpoint, an empty or impossible part, or counts below 1.
+        FloatingPointError: the network's output is not finite.
     """
     if isinstance(model_or_checkpoint, VideoClassifier):
         model = model_or_checkpoint
     else:
         model = for_inference(load(model_or_checkpoint))
-    if model.clip is None or model.class_names is None:
-        raise UsageError("the model has no clip specification or class names: take it from videogn.load")
     for name, value in (("num_clips", num_clips), ("topk", topk)):
         if value < 1:
             raise UsageError(f"{name}: expected at least 1, found {value}")
-    clip = model.clip.with_protocol(clips=num_clips)
-    frames, index, crops = _read(path, clip, backend, start_seconds, end_seconds, start_frame, end_frame)
+    clip = clip_of(model).with_protocol(clips=num_clips)
+    video = read_video(path, clip, backend, start_seconds, end_seconds, start_frame, end_frame)
     with torch.inference_mode():
-        frames, views = frames.to(model.device), index.to(model.device)
-        probabilities = model.view_probabilities(frames, views, crops).mean(dim=0)
+        video = video.to(model.device)
+        views = model.view_probabilities(video.frames, video.index, video.crops)
+    return ranking(model, mean_of_views(views, video.path), topk)
+
+
+def clip_of(model: VideoClassifier) -> ClipSpec:
+    """The clip specification of a model that can predict.
+
+    Raises:
+        UsageError: a model without it, or without class names.
+    """
+    if model.clip is None or model.class_names is None:
+        raise UsageError("the model has no clip specification or class names: take it from videogn.load")
+    return model.clip
+
+
+def mean_of_views(views: Tensor, path: str) -> Tensor:
+    """The probabilities of a video, float32 (num_classes,) on the CPU, from its views' (K * crops, num_classes).
+
+    Raises:
+        FloatingPointError: with the video's path: probabilities that are not finite would be ranked all the same.
+    """
+    if not torch.isfinite(views).all():
+        raise FloatingPointError(f"{path}: the network's output is not finite (NaN or infinity)")
+    return views.mean(dim=0).cpu()
+
+
+def ranking(model: VideoClassifier, probabilities: Tensor, topk: int) -> list[Prediction]:
+    """The ``topk`` best classes, or all if there are fewer, best first; ``probabilities`` are (num_classes,)."""
+    names = model.class_names
+    assert names is not None
     top = probabilities.topk(min(topk, len(probabilities)))
-    return [
-        Prediction(model.class_names[i], i, p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+    return [Prediction(names[i], i, p) for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
 
 
 def read_clips(path: str | os.PathLike[str], clip: ClipSpec, backend: str = "pyav") -> Tensor:
@@ -214,22 +241,26 @@ def read_clips(path: str | os.PathLike[str], clip: ClipSpec, backend: str = "pya
     Raises:
         VideoError: the file cannot be decoded.
     """
-    frames, index, crops = _read(path, clip, backend)
-    views = [frames[shown, y : y + h, x : x + w] for shown in index for y, x, h, w in crops]
+    video = read_video(path, clip, backend)
+    views = [video.frames[shown, y : y + h, x : x + w] for shown in video.index for y, x, h, w in video.crops]
     return torch.stack(views).permute(0, 4, 1, 2, 3).contiguous()
 
 
-def _read(
+def read_video(
     path: str | os.PathLike[str],
     clip: ClipSpec,
-    backend: str,
+    backend: str = "pyav",
     start_seconds: float | None = None,
     end_seconds: float | None = None,
     start_frame: int | None = None,
     end_frame: int | None = None,
-) -> tuple[Tensor, Tensor, list[Box]]:
-    """Frames, index and crops of a part of a video, as :meth:`VideoClassifier.view_probabilities` takes them."""
-    with VideoReader(path, backend) as reader:
+    progress: Callable[[], None] = lambda: None,
+) -> EvalVideo:
+    """A video, or a part of it, with all its views, for :meth:`VideoClassifier.probabilities`.
+
+    Arguments and errors are those of :func:`predict_video`; ``progress`` is that of ``VideoReader``.
+    """
+    with VideoReader(path, backend, progress=progress) as reader:
         first = start_frame or 0 if start_seconds is None else _frame_at(reader, start_seconds)
         last = reader.num_frames if end_frame is None else end_frame
         if end_seconds is not None:
@@ -242,7 +273,7 @@ def _read(
         unique, index = unique_frames(eval_indices(last - first, clip) + first)
         resized = reader.read(unique, lambda height, width: eval_view(height, width, clip))
     frames, crops = eval_crops(resized, clip)
-    return frames, torch.as_tensor(index), crops
+    return EvalVideo(frames, torch.as_tensor(index), crops, label=-1, video=0, path=os.fspath(path))
 
 
 def _frame_at(reader: VideoReader, seconds: float) -> int:

@@ -42,7 +42,7 @@ def list_entries(source: Source, path_prefix: str | None) -> Iterator[Entry]:
             line = raw.strip()
             if not line or line.startswith("#"):
                 continue
-            path, text = _split_line(line)
+            path, text = split_line(line)
             if first and path.casefold() in _HEADER_WORDS:
                 first = False
                 continue
@@ -67,7 +67,8 @@ def below_root(root: str, path: str) -> str:
     return path[len(start) :] if path.startswith(start) else path
 
 
-def _split_line(line: str) -> tuple[str, str]:
+def split_line(line: str) -> tuple[str, str]:
+    """Path and label of a stripped line of a list file; each may be empty, and quotes around the path are gone."""
     match = _LINE.fullmatch(line)
     if match:
         quote, path, label = match.groups(default="")

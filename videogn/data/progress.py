@@ -58,6 +58,13 @@ class ProgressBar:
                 print(line, file=sys.stderr, flush=True)
             self._last = line
 
+    def message(self, text: str) -> None:
+        """A line of its own on standard error, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def __enter__(self) -> ProgressBar:
         if self._bar is not None:
             self._bar.start()
