@@ -1,0 +1,387 @@
+"""Many files through `videogn classify`: predict_video's numbers in the order of the files, whatever goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from video_files import write_video
+
+import videogn
+from videogn import ClipSpec, Protocol, VideoClassifier
+from videogn import classify as pipeline
+from videogn.classify import classify_videos
+from videogn.cli import main
+from videogn.data.guard import AVAILABLE
+from videogn.errors import UsageError, VideoError
+from videogn.lanes import Lanes, Plan
+
+forks = pytest.mark.skipif(not AVAILABLE, reason="this system cannot fork processes")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Untrained, with norms at work, so that its probabilities differ between videos."""
+    torch.manual_seed(0)
+    model = VideoClassifier(num_classes=8, width=8, variant="8x8", norm="gn", norm_kwargs={"num_groups": 4}).eval()
+    for parameter in model.network.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.clip = ClipSpec(frames=4, stride=2, protocol=Protocol(short_side=32, clips=3))
+    model.class_names = tuple("abcdefgh")
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Of three sizes, and one shorter than a clip."""
+    folder = tmp_path_factory.mktemp("videos")
+    sizes = [(96, 64, 40), (64, 64, 30), (96, 64, 5), (64, 96, 20), (96, 64, 25), (64, 64, 33)]
+    return [str(write_video(folder / f"{i}.mp4", n, width=w, height=h)) for i, (w, h, n) in enumerate(sizes)]
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def expected_of(model, path, clip):
+    found = videogn.predict_video(model, path, num_clips=clip.protocol.clips, topk=8)
+    return torch.tensor([p.probability for p in sorted(found, key=lambda p: p.index)])
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+@pytest.mark.parametrize(("clips", "crop"), [(1, "full"), (2, "full"), (3, "three"), (10, "center")])
+def test_numbers_are_those_of_predict_video(model, videos, threads, monkeypatch, lanes, clips, crop):
+    clip = model.clip.with_protocol(clips=clips, crop=crop)
+    monkeypatch.setattr(model, "clip", clip)
+    expected = [expected_of(model, path, clip) for path in videos]
+    assert len({tuple(row.tolist()) for row in expected}) == len(videos)
+    threads(lanes)
+    for workers in (1, 3):
+        found = list(classify_videos(model, videos, workers=workers))
+        assert [path for path, _ in found] == videos
+        torch.testing.assert_close([probabilities for _, probabilities in found], expected, rtol=1e-5, atol=1e-7)
+    assert torch.get_num_threads() == lanes
+
+
+def test_the_same_bits_whoever_is_first(model, videos, threads, monkeypatch):
+    """Videos of one clip share forward passes, by their place in the list alone."""
+    clip = model.clip.with_protocol(clips=1)
+    threads(2)
+    first = dict(classify_videos(model, videos, clip, workers=1))
+    read = pipeline.read_video
+
+    def slowly(path, *arguments, **more):
+        time.sleep(0.2 if path == videos[0] else 0)
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(pipeline, "read_video", slowly)
+    assert all(torch.equal(first[path], found) for path, found in classify_videos(model, videos, clip, workers=4))
+
+
+def test_views_that_share_a_forward_pass(model, videos):
+    """Small clips of videos of one size do, up to the budget, and clips of one video are shared out over the lanes."""
+    sizes = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
+    same = [path for path, _ in classify_videos(model, [videos[0], videos[4]] * 2, model.clip.with_protocol(clips=1))]
+    assert len(same) == 4
+    assert [len(shape) and shape[0] for shape in sizes] == [4]
+    sizes.clear()
+    list(classify_videos(model, videos[:1], model.clip.with_protocol(clips=10)))
+    hook.remove()
+    assert sum(shape[0] for shape in sizes) == 10
+    assert max(shape[0] for shape in sizes) <= model.clips_per_forward
+
+
+@pytest.mark.parametrize("threads_of_all", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("crop", ["full", "three"])
+@pytest.mark.parametrize("clips", [1, 2, 1000])
+def test_lanes_need_no_more_memory_than_one_forward_pass(model, threads, threads_of_all, crop, clips):
+    threads(threads_of_all)
+    clip = model.clip.with_protocol(crop=crop)
+    plan = Plan.of(model, clip, clips)
+    crops = clip.protocol.num_crops
+    assert plan.lanes * plan.views <= max(model.clips_per_forward, crops)
+    assert plan.lanes * plan.threads <= threads_of_all
+    assert plan.lanes <= clips
+    assert plan.views >= crops
+
+
+@forks
+def test_bad_files_cost_themselves_alone(model, videos, tmp_path, monkeypatch):
+    hangs, crashes, missing, text = (str(tmp_path / name) for name in ("hangs", "crashes", "missing", "text.mp4"))
+    Path(text).write_text("no video")
+    read = pipeline.read_video
+
+    def badly(path, *arguments, **more):
+        if path == hangs:
+            time.sleep(60)
+        if path == crashes:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(pipeline, "read_video", badly)
+    paths = [hangs, videos[0], crashes, missing, videos[1], text, *videos[2:]]
+    for clips in (1, 10):
+        clip = model.clip.with_protocol(clips=clips)
+        found = dict(classify_videos(model, paths, clip, workers=3, timeout=0.5))
+        assert list(found) == paths
+        errors = {path: str(outcome) for path, outcome in found.items() if isinstance(outcome, VideoError)}
+        assert list(errors) == [hangs, crashes, missing, text]
+        assert "no progress for 0.5 s" in errors[hangs]
+        assert "SIGSEGV" in errors[crashes]
+        assert "no such file" in errors[missing].lower()
+        for path in videos:
+            torch.testing.assert_close(found[path], expected_of(model, path, clip), rtol=1e-5, atol=1e-7)
+    assert "no progress" in str(dict(classify_videos(model, [hangs], timeout=0.3))[hangs])
+
+
+@forks
+def test_a_slow_file_holds_no_other_one_and_no_memory(model, videos, tmp_path, monkeypatch):
+    """It waits until the others are read, which happens though no more than three videos are held at a time."""
+    others = [f"{videos[1]}?{i}" for i in range(12)]
+    read = pipeline.read_video
+
+    def slow(path, *arguments, **more):
+        if path == videos[0]:
+            end = time.monotonic() + 20
+            while len(os.listdir(tmp_path)) < len(others) and time.monotonic() < end:
+                time.sleep(0.01)
+            return read(path, *arguments, **more)
+        (tmp_path / path.rpartition("?")[2]).touch()
+        return read(path.partition("?")[0], *arguments, **more)
+
+    monkeypatch.setattr(pipeline, "read_video", slow)
+    begun = time.monotonic()
+    held = []
+    submit = Lanes.submit
+    monkeypatch.setattr(Lanes, "submit", lambda lanes, *job: (held.append(lanes.waiting), submit(lanes, *job)))
+    found = list(classify_videos(model, [videos[0], *others], model.clip.with_protocol(clips=10), workers=3))
+    assert time.monotonic() - begun < 20
+    assert [path for path, _ in found] == [videos[0], *others]
+    per_video = -(-10 // Plan.of(model, model.clip.with_protocol(clips=10), 130).views)
+    assert max(held) < 3 * per_video
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_an_output_that_is_not_finite_names_the_file(model, videos, value):
+    bias = model.network.blocks[-1].proj.bias
+    before = bias.data.clone()
+    try:
+        bias.data[3] = value
+        with pytest.raises(FloatingPointError, match=r"0\.mp4: .*not finite"):
+            videogn.predict_video(model, videos[0])
+        with pytest.raises(FloatingPointError, match=r"0\.mp4: .*not finite"):
+            list(classify_videos(model, videos))
+    finally:
+        bias.data.copy_(before)
+
+
+def test_a_video_that_the_network_cannot_compute(model, videos, monkeypatch):
+    compute = model.probabilities
+
+    def short_of_memory(parts):
+        if any(part.frames.shape[1] > part.frames.shape[2] for part in parts):
+            raise RuntimeError("DefaultCPUAllocator: not enough memory\nmore lines")
+        return compute(parts)
+
+    monkeypatch.setattr(model, "probabilities", short_of_memory)
+    found = dict(classify_videos(model, videos))
+    errors = [path for path, outcome in found.items() if isinstance(outcome, VideoError)]
+    assert errors == [videos[3]]
+    assert "not enough memory" in str(found[videos[3]])
+    assert "more lines" not in str(found[videos[3]])
+
+
+@forks
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_leaving_early_leaves_no_process(model, videos):
+    before = children(os.getpid())
+    answers = classify_videos(model, videos)
+    next(answers)
+    assert len(children(os.getpid())) > len(before)
+    answers.close()
+    assert children(os.getpid()) == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_wrong_arguments(model, videos):
+    with pytest.raises(UsageError, match="workers"):
+        list(classify_videos(model, videos, workers=0))
+    with pytest.raises(UsageError, match="backend"):
+        list(classify_videos(model, videos, backend="opencv"))
+    assert list(classify_videos(model, [])) == []
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(checkpoint, capfd):
+    """Runs `videogn classify`; gives exit code, the lines of standard output, and standard error."""
+
+    def classify(*arguments):
+        code = main(["classify", *map(str, arguments), "--checkpoint", str(checkpoint)])
+        out, err = capfd.readouterr()
+        return code, out.splitlines(), err
+
+    return classify
+
+
+def test_folders_files_and_lists(command, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = sorted(map(str, (tiny_data / "val").rglob("*.mp4")))
+    spaced = tmp_path / "a b.mp4"
+    spaced.write_bytes(Path(files[0]).read_bytes())
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# a comment\na b.mp4 some class\n\n{files[0]},3\n{files[1]}\t4\n")
+    code, out, err = command(tiny_data / "val", "--list", listed, "--format", "json", "--topk", 1)
+    assert code == 0
+    rows = [json.loads(line) for line in out]
+    assert [row["video"] for row in rows] == [*files, "a b.mp4"]
+    assert all(len(row["predictions"]) == 1 for row in rows)
+    assert "2 of 11 paths are there again" in err
+    assert "9 videos x 2 clips" in err
+    code, out, err = command(spaced)
+    assert (code, out[0], err) == (0, str(spaced), "")
+
+
+def test_one_file_more_fails(command, videos, tmp_path):
+    missing = str(tmp_path / "missing.mp4")
+    code, out, err = command(videos[0], missing, videos[1], "--format", "json")
+    assert code == 1
+    rows = [json.loads(line) for line in out]
+    assert [row["video"] for row in rows] == [videos[0], missing, videos[1]]
+    assert "error" in rows[1]
+    assert "predictions" not in rows[1]
+    assert f"videogn: error: {missing}" in err
+    assert "1 of 3 videos failed" in err
+    assert "Traceback" not in err
+    code, out, err = command(missing)
+    assert (code, out) == (1, [])
+    assert missing in err
+
+
+def test_the_protocol(command, checkpoint, tiny_data):
+    """An option beats the preset, and the preset the checkpoint, whose protocol has two clips."""
+    video = str(next((tiny_data / "val" / "left").iterdir()))
+    model = videogn.load(checkpoint)
+
+    def probabilities(*options):
+        code, out, _ = command(video, "--format", "json", "--topk", "8", *options)
+        assert code == 0
+        return {p["label"]: p["probability"] for p in json.loads(out[0])["predictions"]}
+
+    def expected(num_clips):
+        found = videogn.predict_video(model, video, num_clips=num_clips, topk=8)
+        return pytest.approx({p.label: p.probability for p in found}, rel=1e-3, abs=1e-6)
+
+    assert probabilities() == expected(2)
+    assert probabilities("--num-clips", "3") == expected(3)
+    model.clip = model.clip.with_protocol(short_side=256, crop="three")
+    assert probabilities("--protocol", "30view", "--num-clips", "1") == expected(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--list", "no path"]),
+        (["FOLDER"], ["FOLDER", "expected videos (.mp4", "found none"]),
+        (["--list", "missing.txt"], ["--list: missing.txt", "No such file"]),
+        (["VIDEO", "--topk", "0"], ["--topk", "at least 1", "0"]),
+        (["VIDEO", "--workers", "-1"], ["--workers", "at least 1"]),
+        (["VIDEO", "--timeout", "0"], ["--timeout", "more than 0"]),
+        (["VIDEO", "--num-clips", "0"], ["--num-clips", "at least 1"]),
+        (["VIDEO", "--backend", "opencv"], ["backend", "pyav", "opencv"]),
+        (["VIDEO", "--device", "gpu"], ["--device", "cpu", "gpu"]),
+        (["VIDEO", "--every", "1"], ["--every goes with --timeline"]),
+        (["VIDEO", "--output", "x"], ["--output goes with --timeline"]),
+        (["VIDEO", "--timeline", "--num-clips", "2"], ["--num-clips", "--timeline"]),
+        (["VIDEO", "--timeline", "--every", "0"], ["--every", "more than 0"]),
+        (["VIDEO", "--timeline", "--format", "json"], ["--format", "--timeline"]),
+    ],
+)
+def test_wrong_usage(command, tmp_path, monkeypatch, videos, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    code, out, err = command(*[videos[0] if word == "VIDEO" else word for word in arguments])
+    assert (code, out) == (2, [])
+    assert all(word in err for word in words), err
+    assert "Traceback" not in err
+
+
+def test_help_and_parser_without_torch_and_matplotlib():
+    code = "from videogn.cli import _parser; _parser().format_help()"
+    check = "import sys; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)
+
+
+def process(checkpoint, *arguments, **more):
+    words = [sys.executable, "-m", "videogn", "classify", *arguments, "--checkpoint", str(checkpoint)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **more)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names there are text")
+def test_standard_input_and_names_that_are_not_utf8(checkpoint, videos, tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff caf\xc3\xa9.mp4"
+    with open(name, "wb") as file:
+        file.write(Path(videos[0]).read_bytes())
+    done = process(checkpoint, "--list", "-", "--format", "json", stdin=subprocess.PIPE)
+    out, err = done.communicate(name + b"\n" + os.fsencode(videos[1]) + b"\n" + name + b".mp4\n", timeout=60)
+    lines = out.splitlines()
+    assert done.returncode == 1, err
+    assert len(lines) == 3
+    assert lines[0].startswith(b'{"video": "' + name + b'"')
+    assert b'"error"' in lines[2]
+
+
+@forks
+def test_a_pipe_that_closes_and_ctrl_c(checkpoint, videos, tmp_path):
+    """Both end the command quietly and at once, with its children."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(f"{Path(videos[0]).parent}{'/.' * i}/0.mp4" for i in range(1000)))
+    running = process(checkpoint, "--list", str(listed), "--num-clips", "10")
+    running.stdout.readline()
+    readers = children(running.pid) if sys.platform == "linux" else []
+    running.stdout.close()
+    assert running.wait(timeout=20) == 141
+    noise = running.stderr.read().decode()
+    assert "Traceback" not in noise
+    assert "BrokenPipe" not in noise
+    assert not [pid for pid in readers if os.path.exists(f"/proc/{pid}")]
+    running = process(checkpoint, "--list", str(listed), "--num-clips", "10")
+    running.stdout.readline()
+    begun = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert time.monotonic() - begun < 5
+    assert err.decode().splitlines()[-1] == "videogn: interrupted"
+    assert "Traceback" not in err.decode()
+
+
+def test_format_of_predictions():
+    """The command's own format is what scripts/predict_clip.py prints."""
+    from videogn.classify_cli import format_predictions
+    from videogn.inference import Prediction
+
+    predictions = [Prediction("a", 0, 0.75), Prediction("long name", 1, 0.25)]
+    assert format_predictions("x.mp4", predictions, "table").splitlines() == [
+        "x.mp4",
+        "  1  a           75.00%",
+        "  2  long name   25.00%",
+    ]
+    assert json.loads(format_predictions("x.mp4", predictions, "json"))["predictions"][1]["label"] == "long name"
