@@ -78,6 +78,12 @@ def draw_results(
 def scores(results: Sequence[VideoResult]) -> dict[str, float]:
     """The scores of ``VideoScores`` by their definitions."""
     good = [r for r in results if r.error is None]
+    if not good:
+        return dict.fromkeys(("top1", "top5", "clip_top1", "clip_top5", "loss"), float("nan")) | {
+            "videos": len(results),
+            "failed": len(results),
+            "expected": len(results),
+        }
     ranks = np.array([r.label_rank for r in good])
     views = np.array([rank for r in good for rank in r.view_label_ranks])
     return {

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from videogn.report.markup import plain, text
 
@@ -31,6 +31,7 @@ MOST_POINTS = 400
 
 # Stand-ins for the page's own colours, which change with its scheme; replaced in the finished SVG.
 _INK, _GRID = "#010203", "#010204"
+_HEX = re.compile("#[0-9a-f]{6}")
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _SETTINGS: dict[str, Any] = {
@@ -92,9 +93,6 @@ def lines(
     curves: Sequence[Line],
     x_label: str,
     y_label: str,
-    *,
-    whole_x: bool = True,
-    log_y: bool = False,
 ) -> str:
     """Curves of several runs in one plot.
 
@@ -102,10 +100,8 @@ def lines(
         name: unique in the page; the ids inside the SVG begin with it.
         label: what a reader who sees no picture is told.
         curves: at least one.
-        x_label: with its unit.
+        x_label: with its unit; the axis counts something.
         y_label: with its unit.
-        whole_x: whether the horizontal axis counts things.
-        log_y: whether the vertical axis is logarithmic.
 
     Returns:
         One ``<svg>`` element.
@@ -118,10 +114,8 @@ def lines(
             if curve.low is not None and curve.high is not None:
                 axes.fill_between(curve.x, curve.low, curve.high, color=colour(curve.run), alpha=0.15, lw=0)
         axes.set(xlabel=plain(x_label), ylabel=plain(y_label))
-        if whole_x:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if log_y:
-            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         return _svg(figure, name, label)
 
 
@@ -169,7 +163,7 @@ def reliability(
         x, y = np.asarray(confidence, float)[where], np.asarray(accuracy, float)[where]
         top.plot([0, 1], [0, 1], color=_INK, lw=1, ls=":")
         top.vlines(x, np.minimum(x, y), np.maximum(x, y), color=colour(run), alpha=0.35, lw=5)
-        top.plot(x, y, lw=1.8, markersize=6, **_style(run))
+        top.plot(x, y, lw=1.8, markersize=6, clip_on=False, zorder=3, **_style(run))
         top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy (share right)", aspect="auto")
         edges = np.linspace(0, 1, len(count) + 1)
         share = np.asarray(count, float) / max(int(np.sum(count)), 1)
@@ -192,8 +186,9 @@ def swatch(run: int) -> str:
     corners = np.asarray(marker.get_path().transformed(marker.get_transform()).to_polygons()[0], float)
     points = " ".join(f"{18 + 9 * x:.1f},{7 - 9 * y:.1f}" for x, y in corners)
     dash = "" if style["linestyle"] == "-" else f' stroke-dasharray="{" ".join(map(str, style["linestyle"][1]))}"'
+    shade = _variable(style["color"].lower())
     return (
-        f'<svg class="swatch" viewBox="0 0 36 14" aria-hidden="true" style="color:{style["color"]}">'
+        f'<svg class="swatch" viewBox="0 0 36 14" aria-hidden="true" style="color:{shade}">'
         f'<path d="M0 7H36" stroke="currentColor" stroke-width="2"{dash}/>'
         f'<polygon points="{points}" fill="currentColor"/></svg>'
     )
@@ -258,8 +253,15 @@ def _rewrite(element: ElementTree.Element, renamed: dict[str, str], used: set[st
         value = re.sub(r"url\(#([^)]+)\)", lambda match: f"url(#{renamed[match[1]]})", value)
         if key in ("style", "fill", "stroke"):
             value = value.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
+            value = _HEX.sub(lambda match: _variable(match[0]), value)
             value = re.sub(r"'[^']*'(, *'[^']*')*, *", "", value)  # matplotlib's list of fonts, but for the last
         attributes[key] = value
+
+
+def _variable(shade: str) -> str:
+    """A run's colour, which the page's style may lighten on a dark ground; any other as it is."""
+    shades = [one.lower() for one in COLOURS]
+    return f"var(--run-{shades.index(shade)}, {shade})" if shade in shades else shade
 
 
 def _written(root: ElementTree.Element) -> str:

@@ -218,5 +218,5 @@ def _matching_notes(compared: Comparison, a: Run, b: Run) -> list[str]:
     )
     reasons = [f"{count:,} {why}" for count, why in left_out if count]
     if reasons:
-        notes.append(f"{pair}: not compared are videos {', '.join(reasons)}.")
+        notes.append(f"{pair}: videos not compared: {', '.join(reasons)}.")
     return notes

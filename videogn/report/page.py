@@ -43,7 +43,7 @@ def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int 
     found = read_runs(runs)
     path = output or os.path.join(found[0].folder, DEFAULT_NAME)
     numbers = compute(found)
-    page = render(numbers, sheets=sheets, title=title or ", ".join(numbers.names))
+    page = render(numbers, sheets=sheets, title=title or " · ".join(numbers.names))
     try:
         write_atomically(path, [page])
     except OSError as error:

@@ -137,7 +137,7 @@ def calibration(numbers: Numbers) -> str:
         "<p>Of the videos that get 80 %, 80 % should be right: points on the dotted line. Below it the network is too "
         "sure of itself, above it too careful.</p>"
     )
-    return f'{introduction}<div class="plots">{"".join(figures)}</div>'
+    return f'{introduction}<div class="plots narrow">{"".join(figures)}</div>'
 
 
 def _verdict(gap: float) -> str:

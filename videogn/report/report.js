@@ -123,7 +123,8 @@ function confusionMatrix(data) {
   function measure() {
     const width = canvas.clientWidth;
     const margin = width < 560 ? 76 : 150;
-    plot = { left: margin, top: 22, side: Math.max(width - margin - 4, 50) };
+    const room = Math.max(window.innerHeight - margin - 40, 400); // all of it on one screen, where that is not tiny
+    plot = { left: margin, top: 22, side: Math.max(Math.min(width - margin - 4, room, 64 * total), 50) };
     const height = plot.top + plot.side + margin;
     const dots = window.devicePixelRatio || 1;
     canvas.style.height = `${height}px`;
@@ -330,11 +331,16 @@ function confusionMatrix(data) {
   control("out").addEventListener("click", () => zoom(1 / 1.5, ...centre()));
   control("all").addEventListener("click", whole);
   control("scale").style.background = `linear-gradient(to right, ${colours.filter((_, i) => i % 15 === 0).join(", ")})`;
-  let width = 0;
+  let width = canvas.clientWidth;
   new ResizeObserver(() => {
-    if (canvas.clientWidth !== width) whole();
+    if (canvas.clientWidth === width) return; // the canvas sets its own height
     width = canvas.clientWidth;
+    const before = plot.side;
+    measure();
+    view.cell *= plot.side / before;
+    draw();
   }).observe(box);
+  tip.style.minHeight = `${(2 + runs.length) * 1.5 + 1}em`; // what is below must not move when it is filled
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   choose();
 }

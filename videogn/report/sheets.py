@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,9 @@ def contact_sheet(path: str, clip: ClipSpec) -> list[bytes]:
     Raises:
         VideoError: the file is missing, cannot be decoded any more, or takes longer than a minute.
     """
-    # Decoding needs torch, a report without sheets does not.
+    if not os.path.isfile(path):
+        raise VideoError(path, "no such file here")
+    # Decoding needs torch, whose import takes seconds; a report without videos does without.
     from videogn.data.decode import VideoReader
     from videogn.data.sampling import eval_indices, unique_frames
     from videogn.data.transforms import eval_crops, eval_view
