@@ -40,7 +40,7 @@ def test_equals_the_storages_of_a_real_forward_pass(norm):
 
 
 def test_30_views_of_64_frames_fit_where_training_does():
-    """In bfloat16, the network of the paper: four views of 64x256x256 at once, the default, and a step of four clips."""
+    """Four views of 64x256x256 at once, the default, and a step of four clips."""
     with torch.device("meta"):
         network = i3d_resnet(norm="gn")
     at_once = signature(VideoClassifier).parameters["clips_per_forward"].default
