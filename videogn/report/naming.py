@@ -91,7 +91,11 @@ def _with_folders(names: Sequence[str], folders: Sequence[str]) -> list[str]:
         if len(set(ends)) == len(ends):
             break
     longer = dict(zip(same, ends, strict=True))
-    return [f"{name}, {longer[i]}" if i in longer else name for i, name in enumerate(names)]
+    return [_joined(name, longer[i]) if i in longer else name for i, name in enumerate(names)]
+
+
+def _joined(name: str, folder: str) -> str:
+    return folder if folder.startswith(name) else f"{name}, {folder}"
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -139,6 +139,8 @@ def _clip(path: str, values: dict[str, Any]) -> ClipSpec:
     for number in of_clips + of_views:
         if not isinstance(number, int) or number > _MOST_FRAMES:
             _damaged(path, f"clip: expected whole numbers up to {_MOST_FRAMES}, found {_short(number)}")
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (*clip.mean, *clip.std)):
+        _damaged(path, f"clip: mean, std: expected numbers, found {_short((clip.mean, clip.std))}")
     return clip
 
 
