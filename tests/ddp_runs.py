@@ -4,6 +4,7 @@ Whatever happens, no process outlives its test: each group has a session of its 
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 def command_line(*arguments, script=("-m", "videogn"), timeout=TIMEOUT, **variables):
@@ -28,44 +29,29 @@ def command_line(*arguments, script=("-m", "videogn"), timeout=TIMEOUT, **variab
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
-        raise AssertionError(f"still running after {timeout} s:\n{process.communicate()[0]}") from None
+        output = f"still running after {timeout} s:\n{process.communicate()[0]}"
     finally:
         _kill(process)
     return process.returncode, output
 
 
-def group(world, function, folder, timeout=TIMEOUT, **arguments):
-    """What a function of this file returned on each of ``world`` ranks, through JSON."""
+def groups(folder, calls, timeout=TIMEOUT):
+    """Calls functions of this file, each with one argument, on every rank of groups of processes.
+
+    Args:
+        folder: for logs.
+        calls: by number of processes, then by the name of the function: its argument.
+        timeout: for everything together, in seconds.
+
+    Returns:
+        By number of processes, then of each rank, then by function: what came out, through JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "arguments.json").write_text(json.dumps(arguments))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "NODE_RANK": "0"}
-    ranks = []
-    try:
-        for rank in range(world):
-            environment = _clean_environment() | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            with open(folder / f"{rank}.log", "w") as log:
-                command = [sys.executable, __file__, function, str(folder)]
-                ranks.append(
-                    subprocess.Popen(
-                        command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                    )
-                )
-        codes = []
-        for process in ranks:
-            try:
-                codes.append(process.wait(timeout))
-            except subprocess.TimeoutExpired:
-                codes.append("still running")
-                timeout = 1
-    finally:
-        for process in ranks:
-            _kill(process)
-    logs = "\n".join((folder / f"{rank}.log").read_text()[-3000:] for rank in range(world))
-    assert codes == [0] * world, f"exit codes {codes}\n{logs}"
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+    (folder / "calls.json").write_text(json.dumps(calls))
+    code, output = command_line(folder, script=[__file__], timeout=timeout)
+    logs = "\n".join(f"{log.name}\n{log.read_text()[-2000:]}" for log in sorted(folder.glob("*.log")))
+    assert code == 0, f"{output}\n{logs}"
+    return {world: [json.loads((folder / f"{world}-{r}.json").read_text()) for r in range(world)] for world in calls}
 
 
 def _clean_environment():
@@ -110,18 +96,96 @@ def run_commands(jobs):
     return found
 
 
+def train_networks(cases):
+    """Two steps of networks under torch's DDP, in float64, each rank with clips of its own.
+
+    Of each case ``(norm, arguments, memory)``: hashes of what it ends with, and how far the gradients of the first step
+    are from the mean of those of the ranks' shares, and from those of the whole batch, as a share of the largest.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from videogn.i3d import i3d_resnet
+    from videogn.norms import average_statistics
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")  # Lightning takes the one that it finds
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found = []
+    for norm, arguments, memory in cases:
+        torch.manual_seed(0)
+        network = i3d_resnet(5, 50, "8x8", norm, arguments, 0.0, 8, memory, zero_init_last_norm=False).double().train()
+        steps = torch.randn(2, world, 2, 3, 4, 32, 32, dtype=torch.float64)
+        labels = torch.randint(5, (2, world, 2))
+        shares = [_gradients(copy.deepcopy(network), *share) for share in zip(steps[0], labels[0], strict=True)]
+        mean = [sum(each) / world for each in zip(*shares, strict=True)]
+        whole = _gradients(copy.deepcopy(network), steps[0].flatten(0, 1), labels[0].flatten())
+        wrapped = torch.nn.parallel.DistributedDataParallel(network)
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+        errors = None
+        for clips, targets in zip(steps, labels, strict=True):
+            optimizer.zero_grad()
+            gradients = _gradients(wrapped, clips[rank], targets[rank])
+            errors = errors or [_difference(gradients, mean), _difference(gradients, whole)]
+            optimizer.step()
+            average_statistics(network)
+        states = {name: fingerprint(tensor) for name, tensor in network.state_dict().items()}
+        found.append({"state": states, "of shares": errors[0], "of batch": errors[1]})
+    return found
+
+
+def _gradients(network, clips, labels):
+    from torch.nn.functional import cross_entropy
+
+    cross_entropy(network(clips), labels).backward()
+    return [p.grad.clone() for p in network.parameters() if p.requires_grad]
+
+
+def _difference(found, expected):
+    largest = max(float(tensor.abs().max()) for tensor in expected)
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) / largest
+
+
 def fingerprint(tensor):
     """Of the bits of a tensor."""
     return hashlib.sha256(tensor.detach().contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[2])
+def main(folder):
+    """Forks the ranks, after everything slow has been imported once."""
+    import videogn.training_cli  # noqa: F401
+
+    for world, calls in json.loads((folder / "calls.json").read_text()).items():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": world, "NODE_RANK": "0"}
+        for rank in range(int(world)):
+            if os.fork() == 0:
+                os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
+                _be_rank(folder / f"{world}-{rank}", calls)
+        for _ in range(int(world)):
+            if os.wait()[1] != 0:
+                return 1  # the test kills those who wait for the one that failed
+    return 0
+
+
+def _be_rank(place, calls):
+    with open(f"{place}.log", "w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    code = 1
     try:
-        result = globals()[sys.argv[1]](**json.loads((folder / "arguments.json").read_text()))
+        result = {function: globals()[function](argument) for function, argument in calls.items()}
+        Path(f"{place}.json").write_text(json.dumps(result))
+        code = 0
     except BaseException:
-        # Hard, because a peer that waits in an exchange may keep an orderly end from coming.
         traceback.print_exc()
+    finally:
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
-    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(result))
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

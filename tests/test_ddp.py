@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from ddp_runs import command_line, group, run_commands
+from ddp_runs import command_line, groups, run_commands
 from runs import metrics, run
 
 from videogn.checkpoint import description, write_weights
@@ -79,9 +79,9 @@ def runs(tiny_config, weights, lists, tmp_path_factory):
     """What one, two and three processes find: of every rank, by job; and where they wrote."""
     folder = tmp_path_factory.mktemp("runs")
     found = {1: [run_commands(jobs(1, folder / "1", tiny_config, weights, lists))]}
-    for world in (2, 3):
-        of_world = jobs(world, folder / str(world), tiny_config, weights, lists)
-        found[world] = group(world, "run_commands", folder / str(world), jobs=of_world)
+    of_world = {n: jobs(n, folder / str(n), tiny_config, weights, lists) for n in (2, 3)}
+    several = groups(folder, {n: {"run_commands": commands} for n, commands in of_world.items()})
+    found |= {n: [rank["run_commands"] for rank in ranks] for n, ranks in several.items()}
     return found, folder
 
 
@@ -146,12 +146,14 @@ import os, sys, time
 from videogn.cli import main
 from videogn.module import VideoClassifier
 
-forward = VideoClassifier.forward
+forward, videos = VideoClassifier.forward, 0
 
 def fail(self, clips):
-    if self.trainer.global_rank == int(os.environ["FAILS"]):
-        return forward(self, clips) * float("nan")
-    time.sleep(300)
+    global videos
+    videos += 1
+    if videos == 2 and self.trainer.global_rank != int(os.environ["FAILS"]):
+        time.sleep(3600)
+    return forward(self, clips) * (1 if videos == 1 else float("nan"))
 
 VideoClassifier.forward = fail
 sys.exit(main())
@@ -160,17 +162,23 @@ sys.exit(main())
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "rank"), [(2, 0), (3, 1)])
-def test_when_one_process_fails_all_end_at_once_with_its_message(tiny_config, weights, lists, tmp_path, world, rank):
-    """One of the others is in the middle of a video that takes five minutes, the third waits for its results."""
+def test_when_one_process_fails_all_end_at_once_with_its_message(
+    tiny_config, weights, lists, tmp_path, runs, world, rank, caplog
+):
+    """In its second video; others are in the middle of one that takes an hour, or wait for the end. The same
+    command on one process goes on from there."""
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
-    options = ["--model.norm", "bn", "--model.norm_kwargs", "null", "--data.val_list", lists / "two.txt"]
-    options += ["--trainer.devices", world, "--trainer.strategy", "ddp", "--trainer.default_root_dir", tmp_path]
-    arguments = ["validate", "-c", tiny_config, *options, "--ckpt_path", weights]
-    code, output = command_line(*arguments, script=[script], FAILS=rank)
+    options = ["--model.norm", "bn", "--model.norm_kwargs", "null", "--data.val_list", lists / "seven.txt"]
+    several = ["--trainer.devices", world, "--trainer.strategy", "ddp", "--trainer.default_root_dir", tmp_path]
+    options += ["--ckpt_path", weights]
+    code, output = command_line("validate", "-c", tiny_config, *options, *several, script=[script], FAILS=rank)
     assert code == 1, output
-    video = (lists / "two.txt").read_text().splitlines()[rank].split()[0]
+    video = (lists / "seven.txt").read_text().splitlines()[4].split()[0]  # of 0, 2, 4, 6 and of 1, 4
     assert output.count(video) == 1, output
     assert "not finite" in output
     assert "Traceback" not in output
     assert "c10d" not in output
+    assert run("validate", tiny_config, tmp_path, *map(str, options)) == 0
+    assert "of 7 videos are done" in caplog.text
+    assert metrics(tmp_path / "version_1") == metrics(runs[1] / "1" / "seven" / "version_0")
