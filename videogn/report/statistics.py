@@ -184,8 +184,10 @@ def bootstrap_ratio(
     else:
         rows = max(1, _CHUNK // n)
         for start in range(0, resamples, rows):
-            drawn = generator.integers(n, size=(min(rows, resamples - start), n))
-            sums[start : start + rows] = np.stack([pairs[:, i][drawn].sum(axis=1) for i in (0, 1)], axis=1)
+            drawn = generator.integers(n, size=(min(rows, resamples - start), n), dtype=np.int32)
+            for i, column in enumerate(pairs.T):
+                same = column.min() == column.max()  # as denominators are, as a rule
+                sums[start : start + rows, i] = n * column[0] if same else column.take(drawn).sum(axis=1)
     value = pairs[:, 0].sum() / pairs[:, 1].sum()
     return percentiles(value, sums[:, 0] / sums[:, 1], confidence)
 
