@@ -165,6 +165,14 @@ def test_names_and_paths_are_text(browser, small, tmp_path):
         assert page.locator(".path", has_text=EVIL).count() > 0
         assert "\\xe9.mp4" in page.inner_text("#mistakes")
         assert "ends in the middle of a frame" in page.inner_text("#failed")
+        page.select_option("#matrix-order", "number")
+        page.focus("#matrix canvas")
+        page.keyboard.press("Home")
+        for name in NAMES:
+            lines = page.inner_text("#matrix-tip").splitlines()
+            assert lines[:2] == [f"true: {name}", f"predicted: {name}"]
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("ArrowRight")
         page.screenshot(path=tmp_path / "report.png", full_page=True)
     assert (tmp_path / "report.png").stat().st_size > 50_000
 

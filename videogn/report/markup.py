@@ -125,7 +125,7 @@ def table(
     classes = ' class="sortable"' if sortable else ""
     name = f' id="{identifier}"' if identifier else ""
     box = '<div class="scroll tall" tabindex="0">' if tall else '<div class="scroll" tabindex="0">'
-    out = [f"{box}<table{name}{classes}><caption>{caption}</caption><thead><tr>"]
+    out = [f"{box}<table{name}{classes}><caption><span>{caption}</span></caption><thead><tr>"]
     out += [f'<th scope="col">{title}</th>' for title in head]
     out.append("</tr></thead><tbody>")
     for row in rows:

@@ -57,9 +57,12 @@ def _check_output(output: str | None) -> None:
     """Before minutes of work, not after them."""
     if output is None:
         return
-    folder = os.path.dirname(output) or "."
-    if os.path.isdir(output) or not os.path.basename(output):
+    folder, name = os.path.split(output)
+    folder = folder or "."
+    if os.path.isdir(output) or not name:
         raise UsageError(f"--output: expected a file such as {os.path.join(output, DEFAULT_NAME)}, found a folder")
+    if not name.lower().endswith((".html", ".htm")):  # a slip must not replace a run's own files
+        raise UsageError(f"--output: expected a name that ends in .html, found {output}")
     if not os.path.isdir(folder):
         raise UsageError(f"--output: {output}: expected a file in a folder that exists, found no folder {folder}")
 
@@ -80,7 +83,7 @@ def render(numbers: Numbers, *, sheets: int, title: str) -> str:
         ("failed", "Failed videos", videos.failed(numbers)),
         ("memory", "Memory and speed", cost.cost(numbers)),
     ]
-    script = _asset("report.js")
+    script = _asset("tables.js") + _asset("matrix.js")
     links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
     body = "".join(
         f'<section id="{name}"><h2>{heading}</h2>{content}</section>\n' for name, heading, content in sections
@@ -161,7 +164,7 @@ def headlines_text(numbers: Numbers) -> str:
             f"{plain(a)} minus {plain(b)}: {difference} points ({low} to {high}), McNemar p = {top1.p_value:.3g}, "
             f"Holm {compared.holm:.3g}, {plural(top1.videos, 'video')}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\N{MINUS SIGN}", "-")  # which not every terminal can show
 
 
 def _between(of: Interval) -> str:

@@ -1,48 +1,4 @@
 "use strict";
-// Sorting and filtering of tables.
-
-function sortTable(table, column, header) {
-  const ascending = header.getAttribute("aria-sort") !== "ascending";
-  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-  const key = (row) => {
-    const cell = row.cells[column];
-    if ("v" in cell.dataset) return cell.dataset.v === "" ? null : Number(cell.dataset.v);
-    return cell.textContent.trim() || null;
-  };
-  const rows = Array.from(table.tBodies[0].rows, (row) => [key(row), row]);
-  rows.sort(([a], [b]) => {
-    if (a === null || b === null) return (a === null) - (b === null); // what is unknown comes last either way
-    const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-    return ascending ? order : -order;
-  });
-  table.tBodies[0].append(...rows.map(([, row]) => row));
-}
-
-for (const table of document.querySelectorAll("table.sortable")) {
-  Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
-    const button = document.createElement("button"); // a button answers to Enter and to the space bar by itself
-    button.type = "button";
-    button.append(...header.childNodes);
-    header.append(button);
-    header.addEventListener("click", () => sortTable(table, column, header));
-  });
-}
-
-for (const input of document.querySelectorAll("input[data-filter]")) {
-  const table = document.getElementById(input.dataset.filter);
-  const note = input.closest(".tools").querySelector("output");
-  input.addEventListener("input", () => {
-    const wanted = input.value.trim().toLowerCase();
-    let shown = 0;
-    for (const row of table.tBodies[0].rows) {
-      row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
-      shown += !row.hidden;
-    }
-    note.textContent = wanted ? `${shown} of ${table.tBodies[0].rows.length} shown` : "";
-  });
-}
-
 // The confusion matrix: rows are true classes, columns predicted ones.
 
 function confusionMatrix(data) {
@@ -74,7 +30,6 @@ function confusionMatrix(data) {
 
   const count = (label, taken, of = run) => of.counts.get(label * total + taken) ?? 0;
   const accuracy = (label) => (run.videos[label] ? count(label, label) / run.videos[label] : 2);
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
   function choose() {
     run = runs[control("run").selectedIndex] ?? runs[0];
@@ -84,11 +39,12 @@ function confusionMatrix(data) {
     if (wanted && control("near").checked) {
       for (const [label, taken] of run.cells) if (matching[label] || matching[taken]) kept[label] = kept[taken] = true;
     }
+    const classes = [...data.names.keys()];
     const order = {
       clustered: () => data.clustered,
-      name: () => [...data.names.keys()].sort((a, b) => data.names[a].localeCompare(data.names[b], "en", { numeric: true })),
-      accuracy: () => [...data.names.keys()].sort((a, b) => accuracy(a) - accuracy(b)),
-      number: () => [...data.names.keys()],
+      name: () => classes.sort((a, b) => data.names[a].localeCompare(data.names[b], "en", { numeric: true })),
+      accuracy: () => classes.sort((a, b) => accuracy(a) - accuracy(b)),
+      number: () => classes,
     }[control("order").value]();
     shown = order.filter((c) => kept[c]);
     place = new Array(total).fill(-1);
@@ -148,12 +104,12 @@ function confusionMatrix(data) {
     context.fillStyle = colours[0];
     context.fillRect(left, top, end, end);
     const dot = Math.max(cell - (cell > 8 ? 1 : 0), 1);
-    context.font = `${Math.min(cell * 0.4, 14)}px sans-serif`;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
+    const size = Math.min(cell * 0.4, 14);
+    Object.assign(context, { font: `${size}px sans-serif`, textAlign: "center", textBaseline: "middle" });
     for (const [label, taken, videos] of run.cells) {
       const [row, column] = [place[label], place[taken]];
-      if (row < 0 || column < 0 || x(column) > left + end || y(row) > top + end || x(column + 1) < left || y(row + 1) < top) continue;
+      if (row < 0 || column < 0) continue;
+      if (x(column) > left + end || y(row) > top + end || x(column + 1) < left || y(row + 1) < top) continue;
       const shade = Math.round(255 * Math.sqrt(videos / run.videos[label]));
       context.fillStyle = colours[shade];
       context.fillRect(x(column), y(row), dot, dot);
@@ -181,9 +137,7 @@ function confusionMatrix(data) {
     const { left, top } = plot;
     const step = Math.max(1, Math.ceil(12 / view.cell)); // every class has a name where there is room, else every n-th
     const room = left - 10;
-    context.fillStyle = ink;
-    context.font = "11px sans-serif";
-    context.textBaseline = "middle";
+    Object.assign(context, { fillStyle: ink, font: "11px sans-serif", textBaseline: "middle", textAlign: "right" });
     const short = (name) => {
       if (context.measureText(name).width <= room) return name;
       let length = name.length;
@@ -194,36 +148,30 @@ function confusionMatrix(data) {
     for (let i = 0; i < shown.length; i += step) {
       const name = data.names[shown[i]];
       if (inside(y(i + 0.5), top)) {
-        context.textAlign = "right";
         context.fillText(short(name), left - 6, y(i + 0.5));
       }
       if (inside(x(i + 0.5), left)) {
         context.save();
         context.translate(x(i + 0.5), top + end + 6);
         context.rotate(-Math.PI / 2);
-        context.textAlign = "right";
         context.fillText(short(name), 0, 0);
         context.restore();
       }
     }
-    context.font = "bold 12px sans-serif";
-    context.textAlign = "left";
+    Object.assign(context, { font: "bold 12px sans-serif", textAlign: "left" });
     context.fillText("true class ↓   predicted class →", left, 10);
   }
 
   function tell() {
-    if (!shown.length) {
-      tip.textContent = "No class has this text in its name.";
-      return;
-    }
     if (!cursor) {
-      tip.textContent = "Point at a cell, or focus the matrix and use the arrow keys.";
+      const empty = "No class has this text in its name.";
+      tip.textContent = shown.length ? "Point at a cell, or focus the matrix and use the arrow keys." : empty;
       return;
     }
     const [label, taken] = cursor.map((i) => shown[i]);
     const parts = runs.map((of) => {
-      const videos = of.videos[label];
-      return `${of.name}: ${count(label, taken, of)} of ${videos} videos${videos ? ` (${percent(count(label, taken, of) / videos)})` : ""}`;
+      const [here, videos] = [count(label, taken, of), of.videos[label]];
+      return `${of.name}: ${here} of ${videos} videos${videos ? ` (${(100 * here / videos).toFixed(1)} %)` : ""}`;
     });
     const lines = [`true: ${data.names[label]}`, `predicted: ${data.names[taken]}`, ...parts];
     tip.replaceChildren(...lines.flatMap((line) => [line, document.createElement("br")]));
@@ -235,11 +183,16 @@ function confusionMatrix(data) {
     tell();
   }
 
+  const inPlot = (event) => {
+    const area = canvas.getBoundingClientRect();
+    return [event.clientX - area.left - plot.left, event.clientY - area.top - plot.top];
+  };
+
   // The cell under a pointer; where cells are small, the nearest one with videos in it, so that it can be hit.
   function at(event) {
-    const area = canvas.getBoundingClientRect();
-    const column = (event.clientX - area.left - plot.left) / view.cell + view.x;
-    const row = (event.clientY - area.top - plot.top) / view.cell + view.y;
+    const [x, y] = inPlot(event);
+    const column = x / view.cell + view.x;
+    const row = y / view.cell + view.y;
     if (row < 0 || column < 0 || row >= shown.length || column >= shown.length) return null;
     const here = [Math.floor(row), Math.floor(column)];
     if (view.cell >= 8 || count(shown[here[0]], shown[here[1]])) return here;
@@ -262,8 +215,7 @@ function confusionMatrix(data) {
     drag = { x: event.clientX, y: event.clientY, from: { ...view } };
     canvas.setPointerCapture(event.pointerId);
   });
-  canvas.addEventListener("pointerup", () => (drag = null));
-  canvas.addEventListener("pointercancel", () => (drag = null));
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (drag = null));
   canvas.addEventListener("pointermove", (event) => {
     if (drag && canvas.classList.contains("zoomed")) {
       view.x = drag.from.x - (event.clientX - drag.x) / view.cell;
@@ -275,20 +227,16 @@ function confusionMatrix(data) {
     }
     draw();
   });
-  const place_of = (event) => {
-    const area = canvas.getBoundingClientRect();
-    return [event.clientX - area.left - plot.left, event.clientY - area.top - plot.top];
-  };
   canvas.addEventListener("click", (event) => {
     const found = at(event);
     if (found) select(...found);
     draw();
   });
-  canvas.addEventListener("dblclick", (event) => zoom(2, ...place_of(event)));
+  canvas.addEventListener("dblclick", (event) => zoom(2, ...inPlot(event)));
   canvas.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && document.activeElement !== canvas) return; // a page that is scrolled past stays a page
     event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 300), ...place_of(event));
+    zoom(Math.exp(-event.deltaY / 300), ...inPlot(event));
   }, { passive: false });
 
   function jump(rows, columns) {
@@ -301,8 +249,11 @@ function confusionMatrix(data) {
     select(row, column);
   }
 
+  const steps = {
+    ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageUp: [-10, 0], PageDown: [10, 0],
+  };
   canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageUp: [-10, 0], PageDown: [10, 0] }[event.key];
+    const step = steps[event.key];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "+" || event.key === "=") zoom(1.5, ...centre());
     else if (event.key === "-") zoom(1 / 1.5, ...centre());
