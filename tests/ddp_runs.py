@@ -35,20 +35,21 @@ def command_line(*arguments, script=("-m", "videogn"), timeout=TIMEOUT, **variab
     return process.returncode, output
 
 
-def groups(folder, calls, timeout=TIMEOUT):
+def groups(folder, calls, timeout=TIMEOUT, launcher=()):
     """Calls functions of this file, each with one argument, on every rank of groups of processes.
 
     Args:
         folder: for logs.
         calls: by number of processes, then by the name of the function: its argument.
         timeout: for everything together, in seconds.
+        launcher: what starts one process for each rank, instead of forks of one, which cannot use CUDA.
 
     Returns:
         By number of processes, then of each rank, then by function: what came out, through JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "calls.json").write_text(json.dumps(calls))
-    code, output = command_line(folder, script=[__file__], timeout=timeout)
+    code, output = command_line(folder, script=[*launcher, __file__], timeout=timeout)
     logs = "\n".join(f"{log.name}\n{log.read_text()[-2000:]}" for log in sorted(folder.glob("*.log")))
     assert code == 0, f"{output}\n{logs}"
     return {world: [json.loads((folder / f"{world}-{r}.json").read_text()) for r in range(world)] for world in calls}
@@ -134,6 +135,89 @@ def train_networks(cases):
     return found
 
 
+def train_synchronised(device):
+    """Two steps with synchronised batch norms on every rank, against one network with the whole batch, in float64.
+
+    On CUDA with SyncBatchNorm, each rank on a device of its own under NCCL if there are enough, else all on one under
+    gloo. On a CPU, which torch has no SyncBatchNorm for, with a layer that does what its documentation says.
+
+    How far gradients and state are from those of the whole batch, as a share of the largest; the same for the gradients
+    without synchronisation; hashes of the state.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from videogn.i3d import i3d_resnet
+
+    cuda = device == "cuda"
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    enough = cuda and torch.cuda.device_count() >= world
+    if cuda:
+        device = f"cuda:{rank if enough else 0}"
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if enough else "gloo")
+    torch.manual_seed(0)
+    # Not "standard": on CUDA that would recompute the batch norms, but not those that are synchronised.
+    whole = i3d_resnet(5, 50, "8x8", "bn", None, 0.0, 8, "keep", zero_init_last_norm=False).double().train().to(device)
+    clips = torch.randn(2, world, 2, 3, 4, 32, 32, dtype=torch.float64).to(device)
+    labels = torch.randint(5, (2, world, 2)).to(device)
+
+    def wrap(network):
+        ids = [torch.device(device).index] if cuda else None
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
+
+    plain = wrap(copy.deepcopy(whole))
+    synced = copy.deepcopy(whole)
+    synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(synced) if cuda else _synchronised(synced)
+    wrapped = wrap(synced)
+    errors, unsynchronised = [], None
+    for x, y in zip(clips, labels, strict=True):
+        expected = _gradients(whole, x.flatten(0, 1), y.flatten())
+        errors.append(_difference(_gradients(wrapped, x[rank], y[rank]), expected))
+        if unsynchronised is None:
+            unsynchronised = _difference(_gradients(plain, x[rank], y[rank]), expected)
+        for network in (whole, synced):
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+    states = [[t.double() for t in network.state_dict().values()] for network in (synced, whole)]
+    return {
+        "gradients": max(errors),
+        "without": unsynchronised,
+        "state": _difference(*states),
+        "hashes": {name: fingerprint(tensor) for name, tensor in synced.state_dict().items()},
+    }
+
+
+def _synchronised(network):
+    """Batch norms over the clips of all ranks, by a sum that autograd knows."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.nn.functional import all_reduce
+
+    from videogn.norms import BatchNorm
+
+    class Synchronised(BatchNorm):
+        def forward(self, x):
+            shape = (1, -1, 1, 1, 1)
+            count = x.numel() // x.shape[1] * dist.get_world_size()
+            mean = all_reduce(x.sum(dim=(0, 2, 3, 4))) / count
+            centred = x - mean.view(shape)
+            var = all_reduce(centred.square().sum(dim=(0, 2, 3, 4))) / count
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * count / (count - 1), self.momentum)
+            return centred * ((var + self.eps).rsqrt() * self.weight).view(shape) + self.bias.view(shape)
+
+    for layer in network.modules():
+        if isinstance(layer, BatchNorm):
+            layer.__class__ = Synchronised
+    return network
+
+
 def _gradients(network, clips, labels):
     from torch.nn.functional import cross_entropy
 
@@ -152,10 +236,14 @@ def fingerprint(tensor):
 
 
 def main(folder):
-    """Forks the ranks, after everything slow has been imported once."""
+    """Is a rank, where a launcher has started it as one; else forks the ranks, when all that is slow is imported."""
+    everything = json.loads((folder / "calls.json").read_text())
+    if "RANK" in os.environ:
+        world = os.environ["WORLD_SIZE"]
+        _be_rank(folder / f"{world}-{os.environ['RANK']}", everything[world])
     import videogn.training_cli  # noqa: F401
 
-    for world, calls in json.loads((folder / "calls.json").read_text()).items():
+    for world, calls in everything.items():
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
