@@ -27,7 +27,6 @@ function confusionMatrix(data) {
   let view = { x: 0, y: 0, cell: 1 }; // first column and row in sight, in classes; size of a cell in pixels
   let plot = { left: 0, top: 0, side: 1 };
   let cursor = null; // [row, column]
-
   const count = (label, taken, of = run) => of.counts.get(label * total + taken) ?? 0;
   const accuracy = (label) => (run.videos[label] ? count(label, label) / run.videos[label] : 2);
 
@@ -138,7 +137,8 @@ function confusionMatrix(data) {
     const step = Math.max(1, Math.ceil(12 / view.cell)); // every class has a name where there is room, else every n-th
     const room = left - 10;
     Object.assign(context, { fillStyle: ink, font: "11px sans-serif", textBaseline: "middle", textAlign: "right" });
-    const short = (name) => {
+    const short = (whole) => {
+      const name = whole.slice(0, 60); // measuring takes time
       if (context.measureText(name).width <= room) return name;
       let length = name.length;
       while (length > 1 && context.measureText(`${name.slice(0, length)}…`).width > room) length -= 1;
@@ -197,8 +197,7 @@ function confusionMatrix(data) {
     const here = [Math.floor(row), Math.floor(column)];
     if (view.cell >= 8 || count(shown[here[0]], shown[here[1]])) return here;
     const reach = Math.ceil(4 / view.cell);
-    let best = here;
-    let nearest = Infinity;
+    let [best, nearest] = [here, Infinity];
     for (let r = here[0] - reach; r <= here[0] + reach; r += 1) {
       for (let c = here[1] - reach; c <= here[1] + reach; c += 1) {
         const distance = Math.hypot(r + 0.5 - row, c + 0.5 - column);

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from videogn.errors import VideoError
+from videogn.report.markup import thinned
 from videogn.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -24,14 +25,17 @@ FRAMES = 4
 FRAMES_OF_CROPS = 2
 """The same where a clip has three crops, each of which is shown."""
 
+MOST_CLIPS = 12
+"""Clips shown of a video; of more, as many that are evenly spread."""
+
 _WIDEST = 3 * HEIGHT
 _GAP = 3
 _QUALITY = 80
 _SECONDS = 60.0
 
 
-def contact_sheet(path: str, clip: ClipSpec) -> list[bytes]:
-    """One JPEG picture per clip of the protocol: a few frames, cropped and resized as evaluation does it.
+def contact_sheet(path: str, clip: ClipSpec) -> dict[int, bytes]:
+    """A JPEG picture for each clip of the protocol, by its number: some frames, cropped and resized as in evaluation.
 
     The frames are then made smaller, to :data:`HEIGHT` pixels. Where a clip has three crops, they stand side by side,
     the frames of the first crop first.
@@ -55,13 +59,14 @@ def contact_sheet(path: str, clip: ClipSpec) -> list[bytes]:
     few = FRAMES if clip.protocol.num_crops == 1 else FRAMES_OF_CROPS
     shown = sorted(set(np.linspace(0, clip.eval_frames - 1, few).round().astype(int).tolist()))
     with VideoReader(path, progress=give_up_late) as reader:
-        unique, index = unique_frames(eval_indices(reader.num_frames, clip)[:, shown])
+        clips = thinned(range(clip.protocol.clips), MOST_CLIPS)
+        unique, index = unique_frames(eval_indices(reader.num_frames, clip)[np.ix_(clips, shown)])
         frames = reader.read(unique, lambda height, width: eval_view(height, width, clip))
     frames, boxes = eval_crops(frames, clip)
-    return [
-        _jpeg([_small(frames[i, top : top + h, left : left + w]) for top, left, h, w in boxes for i in row])
-        for row in index.tolist()
-    ]
+    return {
+        k: _jpeg([_small(frames[i, top : top + h, left : left + w]) for top, left, h, w in boxes for i in row])
+        for k, row in zip(clips, index.tolist(), strict=True)
+    }
 
 
 def data_uri(jpeg: bytes) -> str:

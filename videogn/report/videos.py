@@ -114,7 +114,7 @@ def _sheet(run: Run, result: VideoResult) -> str:
         return missing(f"No frames to show: {error.reason or error}")
     crops = run.clip.protocol.num_crops
     out = ['<ol tabindex="0">']
-    for i, jpeg in enumerate(rows):
+    for i, jpeg in rows.items():
         votes = dict.fromkeys(result.view_top1[i * crops : (i + 1) * crops])
         gave = "".join(f" · {text(run.class_names[c])}" for c in votes)
         out.append(f'<li>clip {i + 1}{gave}<img src="{data_uri(jpeg)}" alt="frames of clip {i + 1}"></li>')
