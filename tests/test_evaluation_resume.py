@@ -222,11 +222,9 @@ def test_a_second_run_at_the_same_time_leaves_the_journal_alone(
 
 
 def test_validations_of_fit_and_partial_ones_keep_no_journal(tiny_config, checkpoint, decoded, tmp_path):
-    for command, options in (
-        ("fit", []),
-        ("validate", ["--ckpt_path", str(checkpoint), "--trainer.limit_val_batches", "6"]),
-    ):
-        crashed(decoded, tiny_config, tmp_path, *options, command=command)
+    part = ["--ckpt_path", str(checkpoint), "--trainer.limit_val_batches"]
+    for command, options, at in (("fit", [], 5), ("validate", [*part, "6"], 5), ("validate", [*part, "1"], 0)):
+        crashed(decoded, tiny_config, tmp_path, *options, command=command, at=at)
         assert not (tmp_path / "unfinished").exists()
 
 

@@ -62,7 +62,8 @@ class PredictionsWriter(Callback):
             "test": trainer.limit_test_batches,
             "predict": trainer.limit_predict_batches,
         }
-        if limits.get(stage) == 1.0 and leaves_files(trainer):
+        limit = limits.get(stage)
+        if isinstance(limit, float) and limit == 1.0 and leaves_files(trainer):  # an integer is a number of batches
             # Asked for when the loader is made. Here the weights are not there yet, which are part of what decides.
             datamodule.done = partial(self._continue, trainer, pl_module, _SPLITS[stage])
 

@@ -64,6 +64,9 @@ def peak_resident() -> int | None:
 class TrainingRecord(Callback):
     """Write ``training.json`` into the run's folder when training ends, and at every validation until then.
 
+    Of a run that was resumed it tells the last part. The wait for an epoch's first batch, while workers start, is in
+    ``seconds`` and not in ``train_seconds``.
+
     Args:
         summary: has counted the network's cost and memory.
     """

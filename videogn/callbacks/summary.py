@@ -126,7 +126,7 @@ class RunSummary(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Loggers write before an evaluation's end is told to callbacks, and fail where the disk is full.
-        if not trainer.sanity_checking:
+        if pl_module is not None and not trainer.sanity_checking:
             self._print_scores("test" if trainer.state.fn == "test" else "val", trainer, pl_module)
 
     def _print_scores(self, prefix: str, trainer: Trainer, pl_module: Any) -> None:
