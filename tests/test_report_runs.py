@@ -1,28 +1,20 @@
 """Runs of a report: found, read, checked and named; whatever their folders hold, a message and never a traceback."""
 
-import csv
 import dataclasses
-import json
 import math
 import os
-import random
-import shutil
 
 import numpy as np
 import pytest
+from report_damage import LABELS, NAMES, PATHS, change, message
 from report_runs import draw_results, write_run
 
-from videogn.errors import UsageError
 from videogn.report.curves import read_curves
 from videogn.report.naming import distinguished
 from videogn.report.runs import read_runs
 from videogn.report.statistics import headline
-from videogn.results import VideoResult, read_predictions, write_predictions
+from videogn.results import VideoResult, write_predictions
 from videogn.spec import ClipSpec, Protocol
-
-NAMES = [*"abcdef", 'g"<b>&amp;\n</script>, ', "h\udcff é\u2028"]
-PATHS = [f"/data/{i}.mp4" for i in range(20)]
-LABELS = [i % 8 for i in range(20)]
 
 
 @pytest.fixture
@@ -32,37 +24,6 @@ def make(tmp_path):
         return str(write_run(tmp_path / name, results, names, **kwargs))
 
     return make
-
-
-def change(folder, file="evaluation.json", **entries):
-    path = os.path.join(folder, file)
-    with open(path) as stream:
-        values = json.load(stream)
-    for name, value in entries.items():
-        place = values
-        *parents, last = name.split("__")
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    with open(path, "w") as stream:
-        json.dump(values, stream)
-
-
-def edit(folder, row, **cells):
-    path = os.path.join(folder, "predictions.csv")
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    rows[row] |= cells
-    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def message(*folders):
-    with pytest.raises(UsageError) as caught:
-        read_runs([str(folder) for folder in folders])
-    return str(caught.value)
 
 
 # -- what is read ----------------------------------------------------------------------------------------------------
@@ -248,144 +209,6 @@ def test_all_videos_failed(make):
     assert headline(run.results).failed == 20
 
 
-@pytest.mark.parametrize(
-    ("entry", "value"),
-    [
-        ("format", 2),
-        ("split", 3),
-        ("scores", []),
-        ("scores", {"top1": "high"}),
-        ("scores", {"top1": math.inf}),
-        ("scores", {"top1": 10**400}),
-        ("scores", {}),
-        ("clip", 7),
-        ("clip", {"frames": "x"}),
-        ("clip", {"frames": 2.5}),
-        ("clip", {"frames": 10**9}),
-        ("clip", {"mean": 3}),
-        ("clip", {"mean": ["a", "b", "c"]}),
-        ("clip", {"std": [1, 1, "c"]}),
-        ("clip", {"unknown": 3}),
-        ("clip", {"protocol": {"clips": 0}}),
-        ("clip", {"protocol": {"clips": 10**9}}),
-        ("clip", {"protocol": {"crop": []}}),
-        ("clip", {"protocol": {"preset": {}}}),
-        ("clip", {"protocol": []}),
-        ("clip", {"protocol": [1]}),
-        ("clip", {"protocol": {"frames": 10**30}}),
-        ("architecture", None),
-        ("architecture", {"num_classes": 9}),
-        ("class_names", "abc"),
-        ("class_names", ["a", 3]),
-        ("class_names", []),
-        ("class_names", ["a", "a"]),
-        ("class_names", ["a", ""]),
-        ("class_names", list("abcdefgh")),
-        ("seconds", math.nan),
-        ("seconds", -1),
-        ("seconds", "long"),
-        ("seconds_videos", 1.5),
-        ("peak_memory_bytes", 10**400),
-        ("processes", None),
-        ("processes", True),
-        ("versions", {"torch": 2}),
-        ("date", None),
-    ],
-    ids=lambda value: f"{value!s:.30}",
-)
-def test_damaged_evaluation(make, entry, value):
-    folder = make("run")
-    change(folder, **{entry: value})
-    # An empty protocol is the default one.
-    if (entry, value) == ("clip", {"protocol": []}):
-        assert read_runs([folder])[0].clip == ClipSpec()
-    else:
-        assert folder in message(folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"format": 1' + b"0" * 5000 + b"}"])
-@pytest.mark.parametrize("file", ["evaluation.json", "training.json", "predictions.csv"])
-def test_files_that_hold_something_else(make, file, content):
-    folder = make("run")
-    with open(os.path.join(folder, file), "wb") as stream:
-        stream.write(content)
-    assert file in message(folder)
-
-
-@pytest.mark.parametrize("entry", [{"batch_size": "x"}, {"seconds": math.inf}, {"clips": -5}, {"device": 3}])
-def test_damaged_training(make, entry):
-    folder = make("run")
-    change(folder, "training.json", **entry)
-    assert "training.json" in message(folder)
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        {"id": "1"},
-        {"id": "x"},
-        {"id": "9" * 5000},
-        {"label": "no such class"},
-        {"class_1": "no such class"},
-        {"class_1": ""},
-        {"class_2": "", "class_3": "", "class_4": "", "class_5": ""},
-        {"class_1": "b", "class_2": "b"},
-        {"probability_1": "nan"},
-        {"probability_1": "inf"},
-        {"probability_1": "1.5"},
-        {"probability_5": "-0.5"},
-        {"probability_5": "0.99"},
-        {"probability_1": "high"},
-        {"label_rank": "8"},
-        {"label_rank": "-1"},
-        {"label_rank": ""},
-        {"label_rank": "7"},
-        {"label_probability": "nan"},
-        {"label_probability": "2"},
-        {"label_probability": ""},
-        {"label": ""},
-        {"view_top1": "1 2 8"},
-        {"view_top1": "1 x"},
-        {"view_top1": ""},
-        {"view_label_ranks": "0"},
-        {"view_label_ranks": "0 0 -1"},
-        {"subset_top1": "99"},
-    ],
-    ids=lambda cells: f"{cells!s:.40}",
-)
-def test_impossible_rows(make, cells):
-    folder = make("run")
-    edit(folder, 0, **cells)
-    assert "predictions.csv" in message(folder)
-
-
-def test_bytes_at_random_give_a_message_or_a_run(make, tmp_path):
-    good = make("good", names=[str(i) for i in range(8)])
-    rng = random.Random(0)
-    refused = 0
-    for _ in range(300):
-        folder = str(tmp_path / "fuzz")
-        shutil.copytree(good, folder)
-        file = os.path.join(folder, rng.choice(["evaluation.json", "training.json", "predictions.csv", "metrics.csv"]))
-        with open(file, "rb") as stream:
-            data = bytearray(stream.read())
-        for _ in range(rng.randint(1, 3)):
-            place = rng.randrange(len(data))
-            if rng.random() < 0.3:
-                del data[place : place + rng.randint(1, 200)]
-            else:
-                data[place] = rng.choice(b'\0\xff\n,"-9eN[{}]: ')
-        with open(file, "wb") as stream:
-            stream.write(data)
-        try:
-            (run,) = read_runs([folder])
-            headline(run.results, resamples=10)
-        except UsageError:
-            refused += 1
-        shutil.rmtree(folder)
-    assert 50 < refused < 300
-
-
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -435,10 +258,3 @@ def test_names_are_short_on_one_line_and_unique_whatever_the_files_say(make):
 
 def test_no_runs_have_no_names():
     assert distinguished([], []) == read_runs([]) == []
-
-
-def test_predictions_of_another_class_list(make, tmp_path):
-    """The file itself says so; the report adds nothing."""
-    folder = make("run")
-    with pytest.raises(UsageError, match=r"predictions\.csv: row 2"):
-        read_predictions(os.path.join(folder, "predictions.csv"), ["x", "y"])

@@ -147,7 +147,8 @@ def bootstrap_interval(
 
     ``resamples`` times as many videos as there are are drawn with replacement; the interval lies between the quantiles
     ``(1 - confidence) / 2`` and ``(1 + confidence) / 2`` of their means. Of values that repeat, such as right and
-    wrong, only how often each is drawn matters: these counts are multinomial and are drawn at once.
+    wrong, only how often each is drawn matters: these counts are multinomial and are drawn at once. Where all values
+    are the same, as where every video is right, the interval has no width.
 
     Args:
         values: one per video.
