@@ -133,7 +133,8 @@ def test_norm_names_of_the_option_are_those_of_the_package():
 
 def test_classify_and_predict_video_agree(checkpoint, tiny_data, capsys):
     video = str(next((tiny_data / "val" / "left").iterdir()))
-    assert main(["classify", video, "--checkpoint", str(checkpoint), "--topk", "3", "--format", "json"]) == 0
+    options = ["--checkpoint", str(checkpoint), "--num-clips", "10", "--topk", "3", "--format", "json"]
+    assert main(["classify", video, *options]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["video"] == video
     expected = videogn.predict_video(checkpoint, video, num_clips=10, topk=3)
