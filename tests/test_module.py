@@ -127,6 +127,13 @@ def test_every_norm_goes_through_the_command_line(norm, tiny_config, tmp_path):
     assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
 
 
+@pytest.mark.parametrize("word", ["last", "best"])
+def test_an_evaluation_needs_a_file_of_weights(word, tiny_config, tmp_path, capsys):
+    """Lightning's words for a run's own checkpoints mean nothing here, and random weights would be evaluated."""
+    assert run("validate", tiny_config, tmp_path, "--ckpt_path", word) == 2
+    assert f"--ckpt_path {word}: expected a file or folder of weights" in capsys.readouterr().err
+
+
 def test_norm_names_of_the_option_are_those_of_the_package():
     assert NormName.__args__ == videogn.NORMS
 

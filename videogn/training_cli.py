@@ -138,8 +138,10 @@ class VideoCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path or not (Path(path).exists() or os.sep in str(path) or str(path).endswith(".ckpt")):
+            if path and subcommand != "fit":
+                raise UsageError(f"--ckpt_path {path}: expected a file or folder of weights, found none of this name")
             self._parse_init_from(subcommand)
-            return  # "best", "last", "hpc": Lightning's own words, resolved when the run starts, maybe to nothing
+            return  # "last", "hpc": Lightning's own words, resolved when the run starts, maybe to nothing
         stored = checkpoint_format.read(path)
         if "loops" not in stored:
             if subcommand == "fit":
