@@ -15,7 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-TIMEOUT = 300
+TIMEOUT = 600
 
 
 def command_line(*arguments, script=("-m", "videogn"), timeout=TIMEOUT, **variables):
@@ -72,7 +72,7 @@ def _kill(process):
 
 
 def run_commands(jobs):
-    """Runs commands one after another; of each, every digit of the scores, and hashes of what a training ends with."""
+    """Runs commands one after another; of each, every digit of the scores, and hashes after the last step."""
     from videogn.cli import main
     from videogn.evaluation import VideoAccuracy
     from videogn.module import VideoClassifier
@@ -85,15 +85,15 @@ def run_commands(jobs):
         found[name].setdefault("scores", []).append({k: repr(v) for k, v in scores._asdict().items()})
         return scores
 
-    def on_train_end(self):
+    def on_train_batch_end(self, *_):  # validation would begin with DDP handing rank 0's buffers to all
         found[name]["state"] = {key: fingerprint(tensor) for key, tensor in self.network.state_dict().items()}
 
-    VideoAccuracy.compute, VideoClassifier.on_train_end = recorded, on_train_end
+    VideoAccuracy.compute, VideoClassifier.on_train_batch_end = recorded, on_train_batch_end
     for name, arguments in jobs.items():
         found[name] = {}
         assert main(arguments) == 0, name
     VideoAccuracy.compute = compute
-    del VideoClassifier.on_train_end
+    del VideoClassifier.on_train_batch_end
     return found
 
 

@@ -15,6 +15,8 @@ from videogn.module import VideoClassifier
 from videogn.norms.statistics import batch_norm_layers
 from videogn.spec import ClipSpec, Protocol
 
+pytestmark = pytest.mark.slow  # processes that are started once for all tests of this file, in more than ten seconds
+
 CLIP = ClipSpec(frames=4, stride=1, train_short_side=(32, 32), train_crop=32, protocol=Protocol(clips=2, short_side=32))
 RANKS_OF_LABELS = (0, 2, 0, 4, 6, 0)  # top-1 right for 3 of 6 videos, top-5 for 5
 EXACT = ("seven", "two", "one", "broken", "test")
@@ -60,18 +62,16 @@ def jobs(world, folder, config, weights, lists):
     common += ["--trainer.devices", str(world), "--trainer.strategy", "ddp" if world > 1 else "auto"]
 
     def command(name, what, videos, *options):
-        data = [f"--data.{what[:4] if what == 'test' else 'val'}_list", str(lists / f"{videos}.txt"), *options]
+        data = [f"--data.{'test' if what == 'test' else 'val'}_list", str(lists / f"{videos}.txt"), *options]
         place = ["--trainer.default_root_dir", str(folder / name), "--ckpt_path", str(weights)]
-        return {name: [what, *common, *data, *place]}
+        return [what, *common, *data, *place]
 
-    found = {}
-    for videos in ("seven", "two", "one", "broken"):
-        found |= command(videos, "validate", videos)
-    return (
-        found
-        | command("test", "test", "seven")
-        | command("batches", "validate", "seven", "--data.eval_batch_size", "3")
-    )
+    found = {videos: command(videos, "validate", videos) for videos in ("seven", "two", "one", "broken")}
+    return found | {
+        "test": command("test", "test", "seven"),
+        "predict": command("predict", "predict", "seven"),
+        "batches": command("batches", "validate", "seven", "--data.eval_batch_size", "3"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,13 @@ def test_every_rank_has_the_scores_of_one_process_to_the_last_digit(runs, world,
 
 
 @pytest.mark.parametrize("world", [2, 3])
+def test_predict_writes_every_video_once(runs, world):
+    one, several = (runs[1] / str(n) / "predict" / "version_0" / "predictions.csv" for n in (1, world))
+    assert several.read_bytes() == one.read_bytes()
+    assert len(one.read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize("world", [2, 3])
 def test_videos_that_share_forward_passes_with_others_score_the_same(runs, world):
     """What shares a pass depends on the number of processes, and with it the last digits of the probabilities."""
     (one,) = runs[0][1][0]["batches"]["scores"]
@@ -121,7 +128,6 @@ def test_videos_that_share_forward_passes_with_others_score_the_same(runs, world
     assert float(several["loss"]) == pytest.approx(float(one["loss"]), rel=1e-6)
 
 
-@pytest.mark.slow
 def test_the_validation_of_fit_on_two_processes_is_that_of_one_on_its_checkpoint(tiny_config, weights, lists, tmp_path):
     """As a user starts it: batch norm, shares of 4 and 3 videos, a broken one among them, a sanity check before."""
     options = ["--model.norm", "bn", "--model.norm_kwargs", "null", "--data.val_list", lists / "seven.txt"]
@@ -160,7 +166,6 @@ sys.exit(main())
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "rank"), [(2, 0), (3, 1)])
 def test_when_one_process_fails_all_end_at_once_with_its_message(
     tiny_config, weights, lists, tmp_path, runs, world, rank, caplog

@@ -11,6 +11,8 @@ import videogn
 from videogn.checkpoint import description, write_weights
 from videogn.module import VideoClassifier
 
+pytestmark = pytest.mark.slow  # the processes start once for all tests of this file, in more than ten seconds
+
 ARGUMENTS = {
     "gn": {"num_groups": 4},
     "gn_ws": {"num_groups": 4},
