@@ -15,7 +15,7 @@ from videogn import ClipSpec, Protocol, VideoClassifier, predict_video
 from videogn.classify import classify_videos
 from videogn.data.jobs import available_cores
 from videogn.inference import for_inference, read_video
-from videogn.lanes import Plan, keep_freed_memory
+from videogn.lanes import Plan, keep_freed_memory, split
 
 SIZES = [(256, 340, 300), (256, 456, 250), (360, 640, 200), (480, 270, 150)]
 """Height, width and frames of the videos."""
@@ -79,7 +79,7 @@ def _round(name: str, paths: Sequence[str]) -> dict[str, float]:
     clip = ClipSpec(frames=frames, stride=stride, protocol=Protocol(short_side=side, clips=clips))
     model.clip, model.class_names = clip, tuple(map(str, range(400)))
     model = for_inference(model)
-    at_once = Plan.of(model, clip, clips * len(paths)).views
+    at_once = Plan.of(model, clip, len(paths)).views
     videos = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -88,8 +88,8 @@ def _round(name: str, paths: Sequence[str]) -> dict[str, float]:
     def compute() -> None:
         with torch.inference_mode():
             for video in videos:
-                for rows in video.index.split(at_once):
-                    model.view_probabilities(video.frames, rows, video.crops)
+                for part in split(video, at_once):
+                    model.probabilities([part])
 
     computed = _cpu_seconds(compute)
     videos.clear()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from torch import Tensor, cat, inference_mode
@@ -15,7 +16,7 @@ from videogn.data.guard import AVAILABLE, Beat, Guard
 from videogn.data.jobs import available_cores, reason_for
 from videogn.errors import UsageError, VideoError
 from videogn.inference import clip_of, mean_of_views, read_video
-from videogn.lanes import Lanes, Plan
+from videogn.lanes import Lanes, Plan, split
 from videogn.module import VideoClassifier
 from videogn.spec import ClipSpec
 
@@ -23,6 +24,7 @@ Outcome = Tensor | VideoError
 """Probabilities, float32 (num_classes,) on the CPU, or why there are none."""
 
 _LOOK = 1.0  # seconds between two looks at the children
+_NICE = 10  # by how much the network's threads go before the reading processes
 _AHEAD = 2  # videos that are read and wait, beside those that are being read
 
 
@@ -68,7 +70,7 @@ def classify_videos(
     if not AVAILABLE:
         yield from _one_by_one(model, paths, clip, backend)
         return
-    plan = Plan.of(model, clip, len(paths) * clip.protocol.clips)
+    plan = Plan.of(model, clip, len(paths))
     pipeline = _Pipeline(paths, clip, plan, _Readers(clip, backend, min(workers, len(paths)), timeout))
     with ExitStack() as stack:
         stack.callback(pipeline.readers.close)
@@ -118,7 +120,7 @@ class _Pipeline:
     def __init__(self, paths: Sequence[str], clip: ClipSpec, plan: Plan, readers: _Readers) -> None:
         self.paths, self.readers = paths, readers
         self.together = max(1, plan.views // clip.num_views)
-        self.clips = max(1, plan.views // clip.protocol.num_crops)
+        self.views = plan.views
         # Several files that share a pass wait for the last of them; twice as many keep the network busy meanwhile.
         self.most = len(readers.guards) + (2 * self.together if self.together > 1 else 0)
         self.files: dict[int, _File] = {}
@@ -168,8 +170,7 @@ class _Pipeline:
         if self.together > 1:
             jobs = [group] if group else []
         else:
-            parts = [(i, replace(video, index=rows)) for i, video in group for rows in video.index.split(self.clips)]
-            jobs = [[part] for part in parts]
+            jobs = [[(i, part)] for i, video in group for part in split(video, self.views)]
         for at, job in enumerate(jobs):
             for i, _ in job:
                 self.files[i].missing += 1
@@ -204,6 +205,7 @@ class _Readers:
         self._clip, self._backend = clip, backend
         self.guards = [Guard(self._read, timeout) for _ in range(count)]
         self._idle = list(self.guards)
+        self._behind = False
         self.busy: dict[Connection, tuple[int, str, Guard]] = {}
 
     def begin(self, i: int, paths: Sequence[str]) -> bool:
@@ -239,4 +241,7 @@ class _Readers:
             guard.close()
 
     def _read(self, path: str, beat: Beat) -> EvalVideo:
+        if not self._behind:  # in a new child
+            os.nice(_NICE)
+            self._behind = True
         return read_video(path, self._clip, self._backend, progress=beat)

@@ -12,7 +12,7 @@ import ctypes
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Pipe
 from types import TracebackType
 from typing import Any
@@ -24,11 +24,9 @@ from videogn.data.batches import EvalVideo
 from videogn.module import VideoClassifier
 from videogn.spec import ClipSpec
 
-_PIXELS = 1 << 17
-"""Of all frames of the views that a CPU computes at once. Smaller tensors stay in its caches, and malloc keeps their
-memory, where it would ask the system for that of larger ones, page by page, again and again."""
-
-
+_PIXELS = 1 << 18
+"""Of all frames of the views that a CPU computes at once, even if they are more than a lane's share: where views are
+small, Python is a large part of the time, and one thread at a time runs Python."""
 _MALLOC = ((-8, 1), (-3, 1 << 30), (-1, (1 << 31) - 1))
 """M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h."""
 
@@ -38,10 +36,9 @@ class Plan:
     """How views are shared out to forward passes.
 
     Attributes:
-        lanes: forward passes at a time; all together have at most ``clips_per_forward`` views of the model, and so
-            need no more memory than one forward pass of as many.
+        lanes: forward passes at a time, at most the model's ``clips_per_forward``.
         threads: of each.
-        views: in each, at most; more only where one clip has more crops.
+        views: in each, at most. Where they are more than the lanes' share of ``clips_per_forward``, they are small.
     """
 
     lanes: int
@@ -49,18 +46,25 @@ class Plan:
     views: int
 
     @classmethod
-    def of(cls, model: VideoClassifier, clip: ClipSpec, clips: int) -> Plan:
-        """The plan for ``clips`` clips in all."""
-        crops, budget, threads = clip.protocol.num_crops, model.clips_per_forward, torch.get_num_threads()
+    def of(cls, model: VideoClassifier, clip: ClipSpec, videos: int) -> Plan:
+        """The plan for all views of some videos."""
+        budget, threads, views = model.clips_per_forward, torch.get_num_threads(), videos * clip.num_views
         if model.device.type != "cpu":
-            return cls(1, threads, max(crops, min(budget, clips * crops)))
-        most = max(1, min(threads, budget // crops, clips))
-        lanes = max(range(1, most + 1), key=lambda n: (n * (threads // n), n))
-        pixels = (
-            clip.eval_frames * (clip.protocol.short_side if clip.protocol.crop == "full" else clip.protocol.side) ** 2
-        )
-        views = min(budget // lanes, _PIXELS // pixels, -(-clips // lanes) * crops)
-        return cls(lanes, threads // lanes, max(crops, views))
+            return cls(1, threads, min(budget, views))
+        lanes = max(range(1, min(threads, budget, views) + 1), key=lambda n: (n * (threads // n), n))
+        own = clip.protocol
+        pixels = clip.eval_frames * (own.short_side if own.crop == "full" else own.side) ** 2
+        most = min(budget, max(budget // lanes, _PIXELS // pixels))
+        return cls(lanes, threads // lanes, min(most, -(-views // lanes)))
+
+
+def split(video: EvalVideo, views: int) -> list[EvalVideo]:
+    """A video in parts of at most ``views`` views, in their order: some clips, or some crops of one."""
+    clips = views // len(video.crops)
+    if clips:
+        return [replace(video, index=rows) for rows in video.index.split(clips)]
+    parts = [video.crops[at : at + views] for at in range(0, len(video.crops), views)]
+    return [replace(video, index=rows, crops=crops) for rows in video.index.split(1) for crops in parts]
 
 
 class Lanes:
