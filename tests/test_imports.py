@@ -53,9 +53,11 @@ ALLOWED = {
     "report": {
         "data.decode",
         "data.files",
+        "data.images",
         "data.progress",
         "data.sampling",
         "data.transforms",
+        "data.view",
         "errors",
         "results",
         "spec",

@@ -56,6 +56,17 @@ def test_a_sheet_shows_some_of_many_clips(video):
     assert list(every) == list(range(12))
 
 
+def test_a_sheet_of_a_picture(tmp_path):
+    """Of pre-training: one clip of one frame."""
+    pixels = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[:, None], 60, axis=1)
+    Image.fromarray(np.stack([pixels] * 3, axis=2)).save(tmp_path / "a.JPEG", quality=95)
+    clip = ClipSpec(frames=1, stride=1, protocol=Protocol("1clip", crop="center", crop_size=40, short_side=60))
+    (row,) = contact_sheet(str(tmp_path / "a.JPEG"), clip).values()
+    shown = np.asarray(Image.open(io.BytesIO(row)), float)
+    assert shown.shape == (40, 40, 3)
+    assert np.abs(shown[..., 0] - pixels[10:50, 10:50]).max() < 6
+
+
 def test_a_sheet_of_no_video(tmp_path):
     with pytest.raises(VideoError, match="no such file here"):
         contact_sheet(str(tmp_path / "none.mp4"), ClipSpec())

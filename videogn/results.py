@@ -239,5 +239,6 @@ def read_record(path: str, kind: type[_Record]) -> _Record:
 
 def _line(values: Sequence[Any]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(values)
-    return out.getvalue()
+    # What is quoted depends on the end of a line: without \r in it, a name with one would break its row.
+    csv.writer(out, lineterminator="\r\n").writerow(values)
+    return out.getvalue().removesuffix("\r\n") + "\n"

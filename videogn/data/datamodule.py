@@ -42,9 +42,9 @@ class KineticsDataModule(LightningDataModule):
             contents of Kinetics, or the files that the lists name, or the videos and split files of UCF101 or HMDB51.
         clip: how clips are cut: frames, stride, sizes, mean and std, views in evaluation.
         batch_size: training clips per process and forward pass: what a batch norm sees.
-        eval_batch_size: videos per process that evaluation loads at a time; each comes with all its views. With 1, results
-            are the same to the last digit for any number of processes and interruptions; with more, views of equal
-            size share forward passes, whose number of clips can change the last digits.
+        eval_batch_size: videos per process that evaluation loads at a time; each comes with all its views. With 1,
+            results are the same to the last digit for any number of processes and interruptions; with more, views of
+            equal size share forward passes, whose number of clips can change the last digits.
         layout: folders, list, cvdf, ucf101 or hmdb51; auto finds out.
         fold: which of the three published splits of UCF101 or HMDB51.
         train_list: list of the training split, one "path label" per line with a space, a tab or a comma between; or its

@@ -18,6 +18,8 @@ from videogn.spec import ClipSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from videogn.data.view import View
+
 HEIGHT = 96
 """Of a frame on a sheet, in pixels, at most."""
 FRAMES = 4
@@ -38,7 +40,7 @@ def contact_sheet(path: str, clip: ClipSpec) -> dict[int, bytes]:
     """A JPEG picture for each clip of the protocol, by its number: some frames, cropped and resized as in evaluation.
 
     The frames are then made smaller, to :data:`HEIGHT` pixels. Where a clip has three crops, they stand side by side,
-    the frames of the first crop first.
+    the frames of the first crop first. Where clips have one frame, ``path`` may be of a picture.
 
     Raises:
         VideoError: the file is missing, cannot be decoded any more, or takes longer than a minute.
@@ -47,6 +49,7 @@ def contact_sheet(path: str, clip: ClipSpec) -> dict[int, bytes]:
         raise VideoError(path, "no such file here")
     # Decoding needs torch, whose import takes seconds; a report without videos does without.
     from videogn.data.decode import VideoReader
+    from videogn.data.images import PICTURE_SUFFIXES, read_picture
     from videogn.data.sampling import eval_indices, unique_frames
     from videogn.data.transforms import eval_crops, eval_view
 
@@ -56,12 +59,18 @@ def contact_sheet(path: str, clip: ClipSpec) -> dict[int, bytes]:
         if time.monotonic() > deadline:
             raise VideoError(path, f"took longer than {_SECONDS:.0f} s to decode")
 
+    def view(height: int, width: int) -> View:
+        return eval_view(height, width, clip)
+
     few = FRAMES if clip.protocol.num_crops == 1 else FRAMES_OF_CROPS
     shown = sorted(set(np.linspace(0, clip.eval_frames - 1, few).round().astype(int).tolist()))
-    with VideoReader(path, progress=give_up_late) as reader:
-        clips = thinned(range(clip.protocol.clips), MOST_CLIPS)
-        unique, index = unique_frames(eval_indices(reader.num_frames, clip)[np.ix_(clips, shown)])
-        frames = reader.read(unique, lambda height, width: eval_view(height, width, clip))
+    clips = thinned(range(clip.protocol.clips), MOST_CLIPS)
+    if clip.eval_frames == 1 and path.lower().endswith(PICTURE_SUFFIXES):  # of pre-training
+        frames, index = read_picture(path, view)[None], np.zeros((len(clips), 1), np.int64)
+    else:
+        with VideoReader(path, progress=give_up_late) as reader:
+            unique, index = unique_frames(eval_indices(reader.num_frames, clip)[np.ix_(clips, shown)])
+            frames = reader.read(unique, view)
     frames, boxes = eval_crops(frames, clip)
     return {
         k: _jpeg([_small(frames[i, top : top + h, left : left + w]) for top, left, h, w in boxes for i in row])
