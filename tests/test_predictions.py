@@ -186,6 +186,13 @@ def test_without_a_logger_the_files_are_in_the_root(tiny_config, tmp_path):
     assert all((tmp_path / name).is_file() for name in FILES)
 
 
+def test_no_root_is_the_current_folder(tiny_config, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--ckpt_path", str(checkpoint), "--trainer.logger", "false"]
+    assert run("validate", tiny_config, "null", *options) == 0
+    assert {PREDICTIONS_FILE, EVALUATION_FILE} <= set(os.listdir(tmp_path))
+
+
 def test_the_sanity_check_leaves_nothing(tiny_config, tmp_path):
     options = ["--trainer.num_sanity_val_steps", "2", "--trainer.limit_val_batches", "2"]
     with pytest.MonkeyPatch.context() as patch:

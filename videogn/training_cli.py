@@ -202,6 +202,7 @@ class VideoCLI(LightningCLI):
             raise UsageError(str(error)) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        config["default_root_dir"] = config["default_root_dir"] or os.curdir  # as null is for Lightning
         if not config.get("fast_dev_run"):
             _check_writable(config["default_root_dir"])
         # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
