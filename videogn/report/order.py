@@ -21,9 +21,12 @@ def clustered(counts: np.ndarray) -> list[int]:
     likeness = share + share.T
     np.fill_diagonal(likeness, -1.0)
     between = likeness.copy()  # of groups, at the row and column of each group's lowest class; -1 where there is none
+    # Of each row the first of its closest groups, so that a step need not look at the whole matrix.
+    nearest, closeness = between.argmax(axis=1), between.max(axis=1)
     groups = {i: [i] for i in range(len(counts))}
     while len(groups) > 1:
-        a, b = sorted(divmod(int(between.argmax()), len(between)))
+        a = int(closeness.argmax())
+        a, b = sorted((a, int(nearest[a])))
         if between[a, b] <= 0:
             break
         left, right = groups[a], groups.pop(b)
@@ -32,6 +35,9 @@ def clustered(counts: np.ndarray) -> list[int]:
         mean[(between[a] < 0) | (between[b] < 0)] = -1.0
         between[a], between[:, a] = mean, mean
         between[b], between[:, b] = -1.0, -1.0
+        # No mean is above both of its values, so that only rows whose closest group was a or b have another one.
+        changed = np.union1d(np.flatnonzero((nearest == a) | (nearest == b)), [a, b])
+        nearest[changed], closeness[changed] = between[changed].argmax(axis=1), between[changed].max(axis=1)
     return [i for group in groups.values() for i in group]
 
 
