@@ -189,6 +189,9 @@ def test_videos_without_labels_are_nothing_to_compare_with(make):
     assert "videos without labels" in message(folder)
     write_predictions(os.path.join(folder, "predictions.csv"), [], NAMES)
     assert "lists no video" in message(folder)
+    labelled = make("labelled")
+    change(labelled, scores={}, split="predict")
+    assert "is of `videogn predict`" in message(labelled)
 
 
 def test_files_of_different_evaluations(make):

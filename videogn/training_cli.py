@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from videogn import checkpoint as checkpoint_format
 from videogn.callbacks import (
@@ -46,6 +46,7 @@ _NOISE = (
     r"Found \d+ module\(s\) in eval mode",  # stages that are frozen
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+_TERMINATED = 143  # what a shell reports of a command that SIGTERM ended
 _USAGE = "videogn {command} [-c CONFIG.yaml ...] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 
 
@@ -225,6 +226,8 @@ class VideoCLI(LightningCLI):
         """Runs the command. Of a disk that is full, Lightning, which writes most files, does not say what to do."""
         try:
             super()._run_subcommand(subcommand)
+        except SIGTERMException as error:  # a SystemExit without a code, which would be that of success
+            raise SystemExit(_TERMINATED) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise

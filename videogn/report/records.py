@@ -78,9 +78,10 @@ def read_evaluation(folder: str) -> tuple[Evaluation, ClipSpec | None, list[str]
             _check(predictions, result, len(names))
     if evaluation.split == "predict" or all(r.label < 0 for r in results):
         what = "lists videos without labels" if results else "lists no video"
+        if any(r.label >= 0 for r in results):
+            what = "is of `videogn predict`, which compares with no labels"
         raise UsageError(
-            f"{predictions}: {what}, so that there is nothing to compare the predictions with; expected an evaluation "
-            "of `videogn validate` or `videogn test` on annotated videos"
+            f"{predictions}: {what}; expected an evaluation of `videogn validate` or `videogn test` on annotated videos"
         )
     _check_scores(folder, evaluation, results)
     return evaluation, clip, names, results
