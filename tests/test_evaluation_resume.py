@@ -140,18 +140,14 @@ def test_tests_and_predictions_go_on_too(command, tiny_config, checkpoint, decod
     assert found.read_bytes() == expected.read_bytes()
 
 
-def test_an_evaluation_that_was_terminated_is_no_success(tiny_config, checkpoint, whole, decoded, tmp_path):
+def test_an_evaluation_that_was_terminated_is_no_success(tiny_config, checkpoint, decoded, tmp_path):
     """SIGTERM, as batch systems and ``timeout`` send it: what comes next must not take the run for complete."""
     decoded.error = lambda video: os.kill(os.getpid(), signal.SIGTERM) if video == 5 else None
     with pytest.raises(SystemExit) as ended:
         run("validate", tiny_config, tmp_path, "--ckpt_path", str(checkpoint))
     assert ended.value.code == 143
+    assert decoded() == [0, 1, 2, 3, 4, 5]
     assert not list(tmp_path.glob("version_*/predictions.csv"))
-    decoded.error = lambda video: None
-    decoded()
-    assert run("validate", tiny_config, tmp_path, "--ckpt_path", str(checkpoint)) == 0
-    assert decoded() == [6, 7]
-    assert_same(last_run(tmp_path), whole)
 
 
 def test_interrupted_when_all_videos_were_done(tiny_config, checkpoint, whole, decoded, tmp_path, monkeypatch):
