@@ -18,7 +18,7 @@ def _logged(self, video, *more):
     with open(os.environ["DECODED"], "a") as file:
         file.write(f"{video}\n")
     if str(video) == os.environ.get("STOP_AT"):
-        time.sleep(120)
+        time.sleep(600)
     return _read(self, video, *more)
 
 
