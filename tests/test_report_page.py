@@ -218,6 +218,14 @@ def test_wrong_usage(runs, tmp_path, arguments, message):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("given", [[], ["-o", "OUT/page.html"]])
+def test_a_read_only_place_is_refused_at_the_start(runs, tmp_path, monkeypatch, given):
+    monkeypatch.setattr("videogn.report.page.os.access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
+    monkeypatch.setattr("videogn.report.page.compute", lambda runs: pytest.fail("minutes of work"))
+    with pytest.raises(UsageError, match="expected a folder that can be written.*--output"):
+        command(runs[0], *(a.replace("OUT", str(tmp_path)) for a in given))
+
+
 def test_the_page_needs_no_torch():
     code = "import sys, videogn.report.page; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

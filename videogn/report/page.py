@@ -42,6 +42,8 @@ def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int 
     _check_output(output)
     found = read_runs(runs)
     path = output or os.path.join(found[0].folder, DEFAULT_NAME)
+    if not os.access(os.path.dirname(path) or ".", os.W_OK):
+        raise UsageError(f"{plain(path)}: expected a folder that can be written; name another place with --output")
     numbers = compute(found)
     page = render(numbers, sheets=sheets, title=title or " · ".join(numbers.names))
     try:
