@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from report_runs import draw_results, write_run
 from video_files import write_video
 
+from videogn.cli import main
 from videogn.errors import UsageError
 from videogn.report.numbers import compute
 from videogn.report.page import render, write_report
@@ -201,6 +203,19 @@ def test_the_command_prints_path_and_scores(runs, tmp_path, capsys):
     assert "<h1>Three norms</h1>" in out.read_text()
 
 
+def test_a_terminal_without_a_character_gets_its_number(tmp_path, monkeypatch):
+    """Not an error after minutes of work; names that are not UTF-8 come out as they are where UTF-8 is."""
+    names = ["a", "b", "c", "d"]
+    paths = [f"{i}.mp4" for i in range(4)]
+    folders = [str(write_run(tmp_path / name, results(paths), names)) for name in ("caf\udce9", "gn é")]
+    for encoding, expected in (("ascii", rb"gn \xe9 "), ("utf-8", "gn é ".encode())):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+        assert main(["report", *folders, "--sheets", "0"]) == 0
+        sys.stdout.flush()
+        assert expected in written.getvalue()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,7 +237,7 @@ def test_wrong_usage(runs, tmp_path, arguments, message):
 def test_a_read_only_place_is_refused_at_the_start(runs, tmp_path, monkeypatch, given):
     monkeypatch.setattr("videogn.report.page.os.access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
     monkeypatch.setattr("videogn.report.page.compute", lambda runs: pytest.fail("minutes of work"))
-    with pytest.raises(UsageError, match="expected a folder that can be written.*--output"):
+    with pytest.raises(UsageError, match=r"expected a folder that can be written.*--output"):
         command(runs[0], *(a.replace("OUT", str(tmp_path)) for a in given))
 
 
