@@ -134,6 +134,15 @@ def test_an_evaluation_needs_a_file_of_weights(word, tiny_config, tmp_path, caps
     assert f"--ckpt_path {word}: expected a file or folder of weights" in capsys.readouterr().err
 
 
+def test_an_evaluation_of_random_weights_says_so(tiny_config, checkpoint, tmp_path, caplog):
+    assert run("validate", tiny_config, tmp_path) == 0
+    assert "random weights" in caplog.text
+    caplog.clear()
+    assert run("validate", tiny_config, tmp_path, "--ckpt_path", str(checkpoint)) == 0
+    assert "random weights" not in caplog.text
+    assert " x 2 views, " in caplog.text
+
+
 def test_norm_names_of_the_option_are_those_of_the_package():
     assert NormName.__args__ == videogn.NORMS
 

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from videogn import checkpoint as checkpoint_format
@@ -141,6 +142,8 @@ class VideoCLI(LightningCLI):
         if not path or not (Path(path).exists() or os.sep in str(path) or str(path).endswith(".ckpt")):
             if path and subcommand != "fit":
                 raise UsageError(f"--ckpt_path {path}: expected a file or folder of weights, found none of this name")
+            if subcommand not in (None, "fit") and not path and self.config[subcommand].model.init_from is None:
+                rank_zero_info("no --ckpt_path and no --model.init_from: it is random weights that are evaluated")
             self._parse_init_from(subcommand)
             return  # "last", "hpc": Lightning's own words, resolved when the run starts, maybe to nothing
         stored = checkpoint_format.read(path)

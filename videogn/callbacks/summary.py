@@ -135,12 +135,12 @@ class RunSummary(Callback):
             return
         self._told = scores
         when = f" after {trainer.global_step} steps" if trainer.state.fn == "fit" else ""
-        whole = scores.videos >= scores.expected
+        whole, views = scores.videos >= scores.expected, pl_module.clip.num_views
         videos = f"{scores.videos:,}" if whole else f"only {scores.videos:,} of {scores.expected:,}"
         rank_zero_info(
             f"\n{prefix}/top1 {scores.top1:.4f}  {prefix}/top5 {scores.top5:.4f}  "
             f"(single clips {scores.clip_top1:.4f} / {scores.clip_top5:.4f}, loss {scores.loss:.4f}){when}: "
-            f"{videos} videos x {pl_module.clip.num_views} views, {scores.failed} failed"
+            f"{videos} videos x {views} view{'s' if views != 1 else ''}, {scores.failed} failed"
         )
 
 

@@ -54,7 +54,8 @@ def _batch(run: Run) -> str:
 
 def _checkpoint(run: Run) -> str:
     of = run.evaluation
-    parts = [of.checkpoint or "the weights of the running training"]
+    unnamed = "the weights of the running training" if of.global_step is not None else "no file of weights was given"
+    parts = [of.checkpoint or unnamed]
     parts += [f"step {of.global_step:,}"] if of.global_step is not None else []
     parts += [f"epoch {of.epoch:,}"] if of.epoch is not None else []
     return ", ".join(parts)
