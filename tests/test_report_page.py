@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -231,6 +232,15 @@ def test_wrong_usage(runs, tmp_path, arguments, message):
     with pytest.raises(UsageError, match=message):
         command(*given)
     assert not os.listdir(tmp_path)
+
+
+def test_which_version_of_a_folder_was_taken_is_said(runs, tmp_path, capsys):
+    for version in ("version_0", "version_3"):
+        shutil.copytree(runs[0], tmp_path / "k" / version)
+    assert command(str(tmp_path / "k"), "-o", str(tmp_path / "r.html"), "--sheets", "0") == 0
+    assert f"{tmp_path / 'k'}: version_3 is its newest" in capsys.readouterr().out
+    assert command(str(tmp_path / "k" / "version_0"), "-o", str(tmp_path / "r.html"), "--sheets", "0") == 0
+    assert "newest" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", [[], ["-o", "OUT/page.html"]])

@@ -44,6 +44,10 @@ def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int 
     path = output or os.path.join(found[0].folder, DEFAULT_NAME)
     if not os.access(os.path.dirname(path) or ".", os.W_OK):
         raise UsageError(f"{plain(path)}: expected a folder that can be written; name another place with --output")
+    for run in found:
+        if os.path.realpath(run.folder) != os.path.realpath(run.given):
+            newest = f"{os.path.basename(run.folder)} is its newest version with an evaluation"
+            print(f"{plain(run.given)}: {newest}; name others as runs of their own")
     numbers = compute(found)
     page = render(numbers, sheets=sheets, title=title or " · ".join(numbers.names))
     try:
