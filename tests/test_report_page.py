@@ -236,7 +236,7 @@ def test_wrong_usage(runs, tmp_path, arguments, message):
 
 def test_which_version_of_a_folder_was_taken_is_said(runs, tmp_path, capsys):
     for version in ("version_0", "version_3"):
-        shutil.copytree(runs[0], tmp_path / "k" / version)
+        shutil.copytree(os.path.join(runs[0], "version_0"), tmp_path / "k" / version)
     assert command(str(tmp_path / "k"), "-o", str(tmp_path / "r.html"), "--sheets", "0") == 0
     assert f"{tmp_path / 'k'}: version_3 is its newest" in capsys.readouterr().out
     assert command(str(tmp_path / "k" / "version_0"), "-o", str(tmp_path / "r.html"), "--sheets", "0") == 0
