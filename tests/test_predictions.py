@@ -223,6 +223,11 @@ def test_a_full_disk_hides_no_scores(command, tiny_config, checkpoint, tmp_path,
         assert caplog.text.count("cannot be written (No space left on device)") == 3
 
 
+def test_a_file_is_no_place_for_runs(tiny_config, checkpoint, capsys):
+    assert run("validate", tiny_config, checkpoint, "--ckpt_path", str(checkpoint)) == 2
+    assert f"default_root_dir: expected a folder that can be written, found {checkpoint}" in capsys.readouterr().err
+
+
 def test_a_read_only_place_is_refused_at_the_start(tiny_config, checkpoint, tmp_path, monkeypatch, capsys):
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path) and allowed(path, mode))

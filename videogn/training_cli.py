@@ -236,16 +236,17 @@ class VideoCLI(LightningCLI):
                 raise
             raise UsageError(
                 f"a file of the run cannot be written ({error.strerror}). Make room and run the same command again: an "
-                "evaluation goes on where it stopped. Or set trainer.default_root_dir to another place."
+                "evaluation goes on where it stopped, training with --ckpt_path CHECKPOINT. Or set "
+                "trainer.default_root_dir to another place."
             ) from error
 
 
 def _check_writable(folder: str | os.PathLike[str]) -> None:
-    """Refuses a place for runs that is read-only, before anything is computed."""
+    """Refuses a place for runs that is read-only or a file, before anything is computed."""
     there = Path(os.path.abspath(folder))
     while not there.exists():
         there = there.parent
-    if not os.access(there, os.W_OK):
+    if not there.is_dir() or not os.access(there, os.W_OK):
         raise UsageError(f"trainer.default_root_dir: expected a folder that can be written, found {there}")
 
 
