@@ -116,7 +116,7 @@ def test_counted_peak_is_compared_with_the_measured_one_on_cuda(monkeypatch, cap
     line = summary._memory_lines(trainer("cuda"), module, 4)
     assert "saved activations (32-true on cuda): " in line
     assert "a training step with 4 clips holds " in line
-    summary._counted_peak = 2**31 // 4 * 5
+    summary.counted.peak_bytes = 2**31 // 4 * 5
     for index in range(3):
         summary.on_train_batch_start(trainer("cuda"), module, None, index)
         summary.on_train_batch_end(trainer("cuda"), module, None, None, index)
