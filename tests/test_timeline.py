@@ -20,7 +20,7 @@ from videogn.data.decode.stream import read_in_pieces
 from videogn.data.transforms import eval_view
 from videogn.errors import UsageError, VideoError
 from videogn.timeline import timeline, windows_of
-from videogn.timeline_files import best_classes, clock, csv_lines, write_timelines
+from videogn.timeline_files import _text, best_classes, clock, csv_lines, write_timelines
 
 
 class Brightness(nn.Module):
@@ -230,6 +230,12 @@ def test_classes_of_the_picture():
     probabilities = np.array([[0.5, 0.2, 0.3, 0], [0.4, 0.2, 0.3, 0.1], [0.1, 0.2, 0.3, 0.4]])
     assert best_classes(probabilities, 3) == [0, 3, 2]
     assert best_classes(probabilities, 9) == [0, 3, 2, 1]
+
+
+def test_names_in_a_picture_are_short_and_on_one_line():
+    assert _text("two\nlines") == "two lines"
+    assert _text("a" * 200) == "a" * 39 + "…"
+    assert _text("caf\udce9") == "caf?"
 
 
 def test_clock():

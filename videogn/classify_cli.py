@@ -177,7 +177,7 @@ def _classify(options: argparse.Namespace, model: VideoClassifier, clip: ClipSpe
                 failures += 1
                 (bar.message if bar else _say)(f"videogn: error: {outcome}")
                 if options.format == "json":
-                    print(json.dumps({"video": path, "error": outcome.reason}, ensure_ascii=False), flush=True)
+                    print(_json({"video": path, "error": outcome.reason}), flush=True)
             else:
                 predictions = ranking(model, outcome, options.topk)
                 print(format_predictions(path, predictions, options.format), flush=True)
@@ -226,11 +226,24 @@ def _below(path: str) -> Iterable[str]:
 def format_predictions(path: str, predictions: Sequence[Prediction], style: str) -> str:
     """The text that ``classify`` prints for one video: ``"json"`` is one object on one line, ``"table"`` for people."""
     if style == "json":
-        answer = {"video": path, "predictions": [dataclasses.asdict(p) for p in predictions]}
-        return json.dumps(answer, ensure_ascii=False)
-    width = max(len(p.label) for p in predictions)
-    rows = [f"  {rank}  {p.label:<{width}}  {p.probability:7.2%}" for rank, p in enumerate(predictions, start=1)]
+        return _json({"video": path, "predictions": [dataclasses.asdict(p) for p in predictions]})
+    labels = [" ".join(p.label.split()) for p in predictions]  # on one line each
+    width = max(map(len, labels))
+    rows = [
+        f"  {rank}  {label:<{width}}  {p.probability:7.2%}"
+        for rank, (label, p) in enumerate(zip(labels, predictions, strict=True), start=1)
+    ]
     return "\n".join([path, *rows])
+
+
+def _json(values: dict[str, Any]) -> str:
+    """One line of JSON; bytes of a path that are no UTF-8 as escapes, of which ``os.fsencode`` makes the path again."""
+    text = json.dumps(values, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(values)
+    return text
 
 
 def _device(name: str) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MOST_LINES = len(_COLOURS)
+_NAME = 40  # characters of a name; more would leave no room for the lines
 _LABELLED = 0.2  # probability that a class must reach for its name to stand at its highest point
 
 
@@ -190,8 +191,9 @@ def _csv(row: Sequence[str]) -> str:
 
 
 def _text(name: str) -> str:
-    """A name that may hold bytes which are no UTF-8, for a picture."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+    """A name for a picture: short, on one line, without bytes that are no UTF-8."""
+    line = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
+    return line if len(line) <= _NAME else line[: _NAME - 1] + "…"
 
 
 def _write_bytes(path: str, data: bytes) -> None:
