@@ -140,7 +140,7 @@ def test_standard_input_and_names_that_are_not_utf8(checkpoint, videos, tmp_path
     with open(name, "wb") as file:
         file.write(Path(videos[0]).read_bytes())
     done = process(checkpoint, "--list", "-", "--format", "json", stdin=subprocess.PIPE)
-    out, err = done.communicate(name + b"\n" + os.fsencode(videos[1]) + b"\n" + name + b".mp4\n", timeout=60)
+    out, err = done.communicate(name + b"\n" + os.fsencode(videos[1]) + b"\n" + name + b".mp4\n", timeout=120)
     lines = out.splitlines()
     assert done.returncode == 1, err
     assert len(lines) == 3
@@ -158,7 +158,7 @@ def test_a_pipe_that_closes_and_ctrl_c(checkpoint, videos, tmp_path):
     running.stdout.readline()
     readers = children(running.pid) if sys.platform == "linux" else []
     running.stdout.close()
-    assert running.wait(timeout=20) == 141
+    assert running.wait(timeout=120) == 141
     noise = running.stderr.read().decode()
     assert "Traceback" not in noise
     assert "BrokenPipe" not in noise
@@ -167,7 +167,7 @@ def test_a_pipe_that_closes_and_ctrl_c(checkpoint, videos, tmp_path):
     running.stdout.readline()
     begun = time.monotonic()
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=120)
     assert running.returncode == 130
     assert time.monotonic() - begun < 5
     assert err.decode().splitlines()[-1] == "videogn: interrupted"

@@ -66,7 +66,7 @@ ALLOWED = {
     "lanes": {"data.batches", "module", "spec"},
     "classify": {"data", "errors", "inference", "lanes", "module", "spec"},
     "timeline": {"data", "errors", "inference", "lanes", "module", "spec"},
-    "timeline_files": {"data", "errors", "module", "spec", "timeline"},
+    "timeline_files": {"data", "errors", "module", "results", "spec", "timeline"},
     "classify_cli": {"classify", "data", "errors", "inference", "lanes", "spec", "timeline_files"},
     "inference": {
         "checkpoint",

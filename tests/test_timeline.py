@@ -232,6 +232,11 @@ def test_classes_of_the_picture():
     assert best_classes(probabilities, 9) == [0, 3, 2, 1]
 
 
+def test_far_too_many_windows_are_refused(bright):
+    with pytest.raises(UsageError, match=r"--every: expected at least 0.0036 seconds for this video, found 1e-06"):
+        windows_of(np.arange(0, 3600, 0.04), 3600.0, bright.clip, 1e-6)
+
+
 def test_names_in_a_picture_are_short_and_on_one_line():
     assert _text("two\nlines") == "two lines"
     assert _text("a" * 200) == "a" * 39 + "…"

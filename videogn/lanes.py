@@ -143,7 +143,7 @@ class Lanes:
 def keep_freed_memory() -> None:
     """Has malloc keep what this process frees, and the lanes share it, where the system would else be asked for the
     memory of each layer again, page by page. For processes that do nothing else; without effect but on glibc."""
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in _MALLOC:
             mallopt(parameter, value)

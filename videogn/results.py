@@ -152,7 +152,7 @@ def write_predictions(path: str, results: Iterable[VideoResult], class_names: Se
     """Writes ``predictions.csv``, whole or not at all; classes by name."""
 
     def lines() -> Iterable[str]:
-        yield _line([*_COLUMNS, *_LISTS])
+        yield csv_line([*_COLUMNS, *_LISTS])
         for r in results:
             ranked: list[Any] = []
             for i in range(TOPK):
@@ -162,7 +162,7 @@ def write_predictions(path: str, results: Iterable[VideoResult], class_names: Se
             own = "" if r.label_probability is None else f"{r.label_probability:.9g}"
             rank = "" if r.label_rank is None else r.label_rank
             lists = [" ".join(map(str, getattr(r, name))) for name in _LISTS]
-            yield _line([r.id, r.path, label, r.error or OK, *ranked, rank, own, *lists])
+            yield csv_line([r.id, r.path, label, r.error or OK, *ranked, rank, own, *lists])
 
     write_atomically(path, lines())
 
@@ -237,7 +237,8 @@ def read_record(path: str, kind: type[_Record]) -> _Record:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _line(values: Sequence[Any]) -> str:
+def csv_line(values: Sequence[Any]) -> str:
+    """A row of a CSV file, with its end."""
     out = io.StringIO()
     # What is quoted depends on the end of a line: without \r in it, a name with one would break its row.
     csv.writer(out, lineterminator="\r\n").writerow(values)

@@ -25,6 +25,7 @@ _AT_ONCE = 64  # frames that travel from the reading process at a time
 _PICTURES = 12
 _PICTURE_HEIGHT = 96  # pixels
 _SOON = 1e-6  # seconds by which a frame may be late and still be the one of a moment
+_MOST = 1_000_000  # windows of a video
 
 Piece = tuple[np.ndarray, Tensor, list[Box]]
 """Numbers (P,) of some frames, the frames, and the crops of them."""
@@ -79,11 +80,18 @@ def windows_of(times: np.ndarray, duration: float, clip: ClipSpec, every: float 
         duration: of the video, in seconds.
         clip: how clips are cut.
         every: seconds from one window to the next; None is half a window, on average over the video.
+
+    Raises:
+        UsageError: so many windows that nobody can mean it.
     """
     span, number = (clip.eval_frames - 1) * clip.eval_stride + 1, len(times)
     last = max(number - span, 0)
     if every is None:
         every = span * duration / number / 2
+    if times[last] > every * _MOST:
+        raise UsageError(
+            f"--every: expected at least {times[last] / _MOST:.3g} seconds for this video, found {every:g}"
+        )
     moments = np.arange(0.0, times[last] + _SOON, max(every, _SOON))
     first = np.unique(np.append(np.searchsorted(times, moments + _SOON, side="right") - 1, last))
     first = first[first <= last]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ from videogn.data.files import cannot_write, write_atomically
 from videogn.data.progress import ProgressBar
 from videogn.errors import UsageError, VideoError
 from videogn.module import VideoClassifier
+from videogn.results import csv_line
 from videogn.spec import ClipSpec
 from videogn.timeline import Timeline, timeline
 
@@ -86,10 +86,10 @@ def write_timelines(
 
 def csv_lines(line: Timeline, names: Sequence[str]) -> Iterator[str]:
     """A header, and a line per window: its start and end in seconds and the probability of every class."""
-    yield _csv(["start_seconds", "end_seconds", *names])
+    yield csv_line(["start_seconds", "end_seconds", *names])
     windows = line.windows
     for start, end, row in zip(windows.starts.tolist(), windows.ends.tolist(), line.probabilities, strict=True):
-        yield _csv([f"{start:.6f}", f"{end:.6f}", *(f"{probability:.7f}" for probability in row.tolist())])
+        yield csv_line([f"{start:.6f}", f"{end:.6f}", *(f"{probability:.7f}" for probability in row.tolist())])
 
 
 def best_classes(probabilities: np.ndarray, count: int) -> list[int]:
@@ -182,12 +182,6 @@ def _targets(paths: Sequence[str], folder: str) -> dict[str, str]:
             )
         targets[path] = target
     return targets
-
-
-def _csv(row: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue()
 
 
 def _text(name: str) -> str:
