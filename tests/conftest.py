@@ -27,6 +27,12 @@ def environment():
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def malloc(monkeypatch):
+    """`videogn classify` has malloc keep what is freed; the process of the tests goes on with others, and counts."""
+    monkeypatch.setattr("videogn.lanes.keep_freed_memory", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny") / "demo"

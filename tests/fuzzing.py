@@ -220,7 +220,7 @@ def read_damaged(job: Job, beat: Beat) -> Outcome:
         kind, text = "finding", f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - start
     path.unlink()
-    return Outcome(kind, text, seconds, _peak())
+    return Outcome(kind, text, seconds, resident_peak())
 
 
 def _read(path: Path, rng: np.random.Generator, backend: str) -> tuple[str, str]:
@@ -245,7 +245,8 @@ def _reset_peak() -> None:
         return
 
 
-def _peak() -> int:
+def resident_peak() -> int:
+    """The most that this process has held since the last reset, or its beginning, in bytes; 0 where nobody knows."""
     try:
         status = Path(f"/proc/{os.getpid()}/status").read_text()
     except OSError:

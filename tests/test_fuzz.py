@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from fuzzing import MUTATIONS, jobs, read_damaged, write_seeds
+from fuzzing import MUTATIONS, jobs, read_damaged, resident_peak, write_seeds
 
 from videogn.data import guard
 from videogn.data.decode import check_backend
@@ -25,6 +25,7 @@ def test_frames_or_one_error(tmp_path, backend, rounds):
     (tmp_path / "sound").mkdir()
     sources = write_seeds(tmp_path / "sound")
     todo = {job.name: job for job in jobs(sources, rounds * len(sources) * len(MUTATIONS), 0, backend, tmp_path)}
+    held = resident_peak()  # by this process, whatever ran in it before; its children begin with that
     outcomes = dict(guard.guarded_map(read_damaged, todo.items(), workers=1, timeout=10.0))
     ended = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Exception)}
     read = [outcome for name, outcome in outcomes.items() if name not in ended]
@@ -33,7 +34,7 @@ def test_frames_or_one_error(tmp_path, backend, rounds):
     assert [outcome for outcome in read if outcome.kind not in ("frames", "error")] == []
     assert sum(outcome.kind == "frames" for outcome in read) > len(outcomes) // 5
     assert sum(outcome.kind == "error" for outcome in read) > len(outcomes) // 5
-    assert max(outcome.peak for outcome in read) < 2048 * MIB
+    assert max(outcome.peak for outcome in read) - held < 2048 * MIB
 
 
 def test_damage_is_a_function_of_the_seed(tmp_path):
