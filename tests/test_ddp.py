@@ -166,7 +166,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("world", "rank"), [(2, 1)])
+@pytest.mark.parametrize(("world", "rank"), [(3, 1)])
 def test_when_one_process_fails_all_end_at_once_with_its_message(
     tiny_config, weights, lists, tmp_path, runs, world, rank, caplog
 ):
