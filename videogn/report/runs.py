@@ -67,14 +67,14 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
         UsageError: no such folder, or none with an evaluation; files that are damaged, do not belong together or are
             of videos without labels; runs of different classes; one folder twice.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for given in folders:
         folder = _version(given)
         place = os.path.realpath(folder)
         if place in found:
-            raise UsageError(f"{given}: is the same run as {found[place]}; name each run once")
-        found[place] = given
-    runs = [_read(given, _version(given)) for given in folders]
+            raise UsageError(f"{given}: is the same run as {found[place][0]}; name each run once")
+        found[place] = (given, folder)
+    runs = [_read(given, folder) for given, folder in found.values()]
     for run in runs[1:]:
         if run.class_names != runs[0].class_names:
             raise UsageError(
