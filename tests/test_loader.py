@@ -125,7 +125,7 @@ def test_slow_but_steady_decoding_is_no_hang(index, monkeypatch):
 
     class Slow(dataset_module.VideoReader):
         def __init__(self, *arguments, progress, **options):
-            super().__init__(*arguments, **options, progress=lambda: (time.sleep(0.3), progress()))
+            super().__init__(*arguments, **options, progress=lambda: (time.sleep(0.15), progress()))
 
     monkeypatch.setattr(dataset_module, "VideoReader", Slow)
     one = VideoIndex.build(index.root, [index.video_id(0)], [0], ("a", "b"))
