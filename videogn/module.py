@@ -9,6 +9,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from videogn import checkpoint as checkpoint_format
@@ -138,7 +139,11 @@ class VideoClassifier(VideoEvaluation):
         self.class_names: tuple[str, ...] | None = None
         self.clip: ClipSpec | None = None
         self.clips_per_step: int | None = None
-        self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
+        # Logged by on_train_epoch_end and not through `log` in each step, so that an epoch that was interrupted, even after
+        # its last step, goes on with what a checkpoint holds of them.
+        self.epoch_metrics = torch.nn.ModuleDict(
+            {"train/top1": MulticlassAccuracy(num_classes, average="micro"), "train/videos_replaced": SumMetric()}
+        )
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -209,14 +214,17 @@ class VideoClassifier(VideoEvaluation):
         logits = self(batch.clips)
         loss = torch.nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         size = len(batch.labels)
-        self.train_top1(logits, batch.labels)
+        self.epoch_metrics["train/top1"].update(logits, batch.labels)
+        self.epoch_metrics["train/videos_replaced"].update(len(batch.replaced))
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
-        self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, batch_size=size)
-        replaced = float(len(batch.replaced))
-        self.log("train/videos_replaced", replaced, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
         for path, reason in batch.replaced:
             self.report_once(path, f"{reason}; another video takes its place in training")
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        for name, metric in self.epoch_metrics.items():
+            self.log(name, metric.compute())
+            metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         if self.recipe.lr_clips and self.clips_per_step is None:
