@@ -139,8 +139,8 @@ class VideoClassifier(VideoEvaluation):
         self.class_names: tuple[str, ...] | None = None
         self.clip: ClipSpec | None = None
         self.clips_per_step: int | None = None
-        # Logged by on_train_epoch_end and not through `log` in each step, so that an epoch that was interrupted, even after
-        # its last step, goes on with what a checkpoint holds of them.
+        # Logged by on_train_epoch_end and not through `log` in each step, so that an epoch that was interrupted, even
+        # after its last step, goes on with what a checkpoint holds of them.
         self.epoch_metrics = torch.nn.ModuleDict(
             {"train/top1": MulticlassAccuracy(num_classes, average="micro"), "train/videos_replaced": SumMetric()}
         )
