@@ -20,6 +20,7 @@ ALLOWED = {
     "fold": {"blocks", "norms"},
     "optim": {"errors", "norms"},
     "results": {"data.files", "errors"},
+    "loggers": {"data.files", "errors", "results"},
     "evaluation": {"results"},
     "evaluation_module": {"evaluation", "results"},
     "checkpoint": {"errors", "spec"},
@@ -45,6 +46,7 @@ ALLOWED = {
         "data.jobs",
         "data.loader",
         "errors",
+        "loggers",
         "memory",
         "norms",
         "optim",
@@ -80,7 +82,7 @@ ALLOWED = {
         "module",
         "spec",
     },
-    "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "module", "spec", "weights"},
+    "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "loggers", "module", "spec", "weights"},
     "pretrain_cli": {"data.datamodule_images", "errors", "training_cli"},
     "weights_cli": {
         "checkpoint",
@@ -96,7 +98,7 @@ ALLOWED = {
     "cli": {"classify_cli", "data_cli", "errors", "plan", "pretrain_cli", "report_cli", "training_cli", "weights_cli"},
     "data_cli": {"data", "errors"},
 }
-LIGHTNING = {"module", "evaluation_module", "data.datamodule", "callbacks", "training_cli", "pretrain_cli"}
+LIGHTNING = {"module", "evaluation_module", "data.datamodule", "callbacks", "loggers", "training_cli", "pretrain_cli"}
 CODECS = {"data.decode", "data.demo", "data.encode"}
 
 
