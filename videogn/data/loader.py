@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,21 +17,59 @@ from videogn.data.samplers import Key
 
 
 class TimedLoader(DataLoader[Any]):
-    """A ``DataLoader`` that adds up the time in which nobody could go on because the next batch was not there.
+    """A ``DataLoader`` that knows how long it was waited for, and can begin in the middle of an epoch.
+
+    Nothing happens before the first ``next()``: then workers start, and the sampler is asked for its order. Lightning
+    makes the iterator of a run that goes on before it tells the sampler the epoch. Nothing is drawn from the global
+    random generators.
 
     Attributes:
         waited: seconds that consumers have spent inside ``next()``, over all epochs.
     """
 
     waited: float = 0.0
+    _given: int = 0  # batches of the epoch that runs, those before its beginning included
+    _begin: int = 0  # batches that the next iteration leaves out
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.setdefault("generator", torch.Generator())
+        super().__init__(*arguments, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return _TimedIterator(self, super().__iter__())
+        begin, self._begin = self._begin, 0
+        self._given = begin
+        return _TimedIterator(self, begin)
+
+    def state_dict(self) -> dict[str, int]:
+        """``{"batches": n}``: batches handed out in the epoch that runs; 0 when it was all of them."""
+        return {"batches": self._given % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration, and only that, begins behind the first n batches of its epoch, which nobody reads."""
+        self._begin = self._given = state["batches"] % max(1, len(self))
+
+    @property
+    def _index_sampler(self) -> Any:
+        return _Behind(self, super()._index_sampler)
+
+
+class _Behind:
+    """A loader's plan of an epoch without the batches that its iteration leaves out."""
+
+    def __init__(self, loader: TimedLoader, plan: Any) -> None:
+        self._loader, self._plan = loader, plan
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self._plan), self._loader._given, None)
+
+    def __len__(self) -> int:
+        return len(self._plan)
 
 
 class _TimedIterator:
-    def __init__(self, loader: TimedLoader, batches: Iterator[Any]) -> None:
-        self._loader, self._batches = loader, batches
+    def __init__(self, loader: TimedLoader, begin: int) -> None:
+        self._loader, self._begin = loader, begin
+        self._batches: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -38,7 +77,12 @@ class _TimedIterator:
     def __next__(self) -> Any:
         start = time.perf_counter()
         try:
-            return next(self._batches)
+            if self._batches is None:
+                self._loader._given = self._begin
+                self._batches = DataLoader.__iter__(self._loader)
+            batch = next(self._batches)
+            self._loader._given += 1
+            return batch
         finally:
             self._loader.waited += time.perf_counter() - start
 
