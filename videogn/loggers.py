@@ -174,9 +174,12 @@ class _Table(ExperimentWriter):
                 len(found),
                 rows,
             )
-        if len(found) > rows or columns != self.metrics_keys:
+        if rows == 0:
+            os.unlink(self.metrics_file_path)
+            self.metrics_keys = []
+        elif len(found) > rows or columns != self.metrics_keys:
             self._replace(columns, found[:rows])
-            self.rows = len(found[:rows])
+        self.rows = len(found[:rows])
 
     def _replace(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
         write_atomically(self.metrics_file_path, [csv_line(columns), *(_line(row, columns) for row in rows)])
