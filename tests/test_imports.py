@@ -24,6 +24,7 @@ ALLOWED = {
     "evaluation": {"results"},
     "evaluation_module": {"evaluation", "results"},
     "checkpoint": {"errors", "spec"},
+    "checkpoint_files": set(),
     "weights": {"checkpoint", "errors", "fold", "i3d", "norms", "spec"},
     "run_setup": {"errors", "i3d", "norms", "spec", "weights"},
     "data": {"errors", "spec"},

@@ -124,7 +124,7 @@ def test_every_norm_goes_through_the_command_line(norm, tiny_config, tmp_path):
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
     assert run("fit", tiny_config, tmp_path, *options, "--ckpt_path", str(saved), "--trainer.max_epochs", "2") == 0
     resumed = torch.load(tmp_path / "version_1" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
+    assert (resumed["epoch"], resumed["global_step"]) == (2, 4)
 
 
 @pytest.mark.parametrize("word", ["last", "best"])

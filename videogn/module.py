@@ -141,7 +141,7 @@ class VideoClassifier(VideoEvaluation):
         self.clips_per_step: int | None = None
         # Logged by on_train_epoch_end and not through `log` in each step, so that an epoch that was interrupted, even
         # after its last step, goes on with what a checkpoint holds of them.
-        self.epoch_metrics = torch.nn.ModuleDict(
+        self.epoch_metrics: Any = torch.nn.ModuleDict(
             {"train/top1": MulticlassAccuracy(num_classes, average="micro"), "train/videos_replaced": SumMetric()}
         )
 

@@ -10,30 +10,31 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from videogn import checkpoint as checkpoint_format
 from videogn.callbacks import (
     AverageStatistics,
+    CheckpointFiles,
     DataWait,
     FailTogether,
     PredictionsWriter,
+    ResumePoints,
     RunSummary,
     Scores,
     TrainingRecord,
 )
+from videogn.checkpoint_files import find_last
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
+from videogn.loggers import EventFiles, MetricsTable
 from videogn.module import VideoClassifier
 from videogn.spec import Protocol
 from videogn.weights import read_source
@@ -66,14 +67,6 @@ class VideoParser(LightningArgumentParser):
         return [self, *(getattr(self, "_subcommands_action", None) or argparse.Namespace(choices={})).choices.values()]
 
 
-class WeightsIO(TorchCheckpointIO):
-    """Files and folders of weights, which Lightning does not know, read as the checkpoint of a run."""
-
-    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-        run = {"pytorch-lightning_version": version("lightning"), "epoch": 0, "global_step": 0}
-        return run | checkpoint_format.read(path)
-
-
 class VideoCLI(LightningCLI):
     """LightningCLI in which options of the command line beat those of a checkpoint, and never the other way round."""
 
@@ -81,7 +74,7 @@ class VideoCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None) -> None:
         self._arguments = list(args) if args is not None else None
-        self._checkpoint_io: WeightsIO | None = None
+        self._resumed: Path | None = None  # the checkpoint that `--ckpt_path last` stands for
         super().__init__(
             VideoClassifier,
             self.data_class,
@@ -112,12 +105,15 @@ class VideoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ResumePoints, "resume")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/top1",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best-epoch{epoch}-top1_{val/top1:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
+                # A checkpoint that is written again after an interruption is the same one.
+                "checkpoint.enable_version_counter": False,
                 **{f"data.clip.protocol.{name}": None for name in self._from_preset()},
             }
         )
@@ -139,21 +135,25 @@ class VideoCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if subcommand == "fit" and path == "last":
+            self._resumed = find_last(self.config[subcommand].trainer.default_root_dir or os.curdir)
+            path = self._resumed and str(self._resumed)
+            if path is None:
+                rank_zero_info("--ckpt_path last: there is no checkpoint yet; the run starts")
         if not path or not (Path(path).exists() or os.sep in str(path) or str(path).endswith(".ckpt")):
-            if path and subcommand != "fit":
-                raise UsageError(f"--ckpt_path {path}: expected a file or folder of weights, found none of this name")
-            if subcommand not in (None, "fit") and not path and self.config[subcommand].model.init_from is None:
+            if path:
+                expected = "last, or the checkpoint of a run" if subcommand == "fit" else "a file or folder of weights"
+                raise UsageError(f"--ckpt_path {path}: expected {expected}, found none of this name")
+            if subcommand not in (None, "fit") and self.config[subcommand].model.init_from is None:
                 rank_zero_info("no --ckpt_path and no --model.init_from: it is random weights that are evaluated")
             self._parse_init_from(subcommand)
-            return  # "last", "hpc": Lightning's own words, resolved when the run starts, maybe to nothing
+            return
         stored = checkpoint_format.read(path)
-        if "loops" not in stored:
-            if subcommand == "fit":
-                raise UsageError(
-                    f"--ckpt_path {path}: these are weights without the state of a run that could go on; to start from "
-                    f"them, use --model.init_from {path}"
-                )
-            self._checkpoint_io = WeightsIO()
+        if "loops" not in stored and subcommand == "fit":
+            raise UsageError(
+                f"--ckpt_path {path}: these are weights without the state of a run that could go on; to start from "
+                f"them, use --model.init_from {path}"
+            )
         architecture = stored[checkpoint_format.KEY]["architecture"]
         clip = stored[checkpoint_format.KEY]["clip"]
         defaults = {f"model.{name}": architecture[name] for name in checkpoint_format.ARCHITECTURE}
@@ -172,14 +172,13 @@ class VideoCLI(LightningCLI):
         """Take mean and std of the pixels from the file of weights as defaults; conflicts are refused at the start."""
         model = self.config[subcommand].model
         if model.init_from is None:
-            resumes = self.config[subcommand].get("ckpt_path")
-            if model.freeze_stages and not resumes:
+            if model.freeze_stages:
                 raise UsageError(
                     f"--model.freeze_stages {model.freeze_stages}: the stages would keep random weights; set "
                     "--model.init_from to the weights that they should keep"
                 )
             for name in ("convert_norm", "init_ignore"):
-                if model[name] and not resumes:
+                if model[name]:
                     raise UsageError(
                         f"--model.{name}: says how a file of weights is taken, but there is none; set "
                         "--model.init_from, or leave the option out"
@@ -209,21 +208,31 @@ class VideoCLI(LightningCLI):
         config["default_root_dir"] = config["default_root_dir"] or os.curdir  # as null is for Lightning
         if not config.get("fast_dev_run"):
             _check_writable(config["default_root_dir"])
-        # A callback of its own: save_last of the one above is a copy of the last *best* checkpoint.
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        points = [callback for callback in callbacks if isinstance(callback, ResumePoints)]
+        config["callbacks"] = [*points, *(config["callbacks"] or [])]  # before all others: see there
+        callbacks = [callback for callback in callbacks if callback not in points]
         summary = RunSummary()
         records = [PredictionsWriter(), TrainingRecord(summary)]
-        callbacks = [summary, DataWait(), AverageStatistics(), *records, Scores(), *callbacks, last]
+        callbacks = [summary, DataWait(), AverageStatistics(), *records, Scores(), *callbacks]
         if config["logger"] in (None, True):
-            table = CSVLogger(config["default_root_dir"], name=None)
-            config["logger"] = [TensorBoardLogger(table.save_dir, name=None, version=table.version), table]
+            table = MetricsTable(config["default_root_dir"], self._resumed_version())
+            config["logger"] = [EventFiles(table.save_dir, table.version), table]
         if config["logger"] and not config.get("fast_dev_run"):
             callbacks.append(LearningRateMonitor("step"))
         callbacks.append(FailTogether())  # behind the others: on an error it may end the process
         trainer = super()._instantiate_trainer(config, callbacks)
-        if self._checkpoint_io is not None:
-            trainer.strategy.checkpoint_io = self._checkpoint_io
+        trainer.strategy.checkpoint_io = CheckpointFiles()
         return trainer
+
+    def _resumed_version(self) -> int | None:
+        """The number of the run's folder that `--ckpt_path last` goes on in."""
+        number = re.fullmatch(r"version_(\d+)", self._resumed.parents[1].name) if self._resumed else None
+        return int(number[1]) if number else None
+
+    def before_fit(self) -> None:
+        """A hook of LightningCLI: the last words on what Trainer.fit is called with."""
+        if self.config_init.fit.ckpt_path == "last":
+            self.config_init.fit.ckpt_path = self._resumed and str(self._resumed)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command. Of a disk that is full, Lightning, which writes most files, does not say what to do."""

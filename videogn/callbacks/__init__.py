@@ -1,19 +1,23 @@
 """What hooks into a Lightning run."""
 
+from videogn.callbacks.checkpoint_io import CheckpointFiles
 from videogn.callbacks.data_wait import DataWait
 from videogn.callbacks.failures import FailTogether
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.records import TrainingRecord
+from videogn.callbacks.resume import ResumePoints
 from videogn.callbacks.scores import Scores
 from videogn.callbacks.statistics import AverageStatistics, PreciseBN
 from videogn.callbacks.summary import RunSummary
 
 __all__ = [
     "AverageStatistics",
+    "CheckpointFiles",
     "DataWait",
     "FailTogether",
     "PreciseBN",
     "PredictionsWriter",
+    "ResumePoints",
     "RunSummary",
     "Scores",
     "TrainingRecord",
