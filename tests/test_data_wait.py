@@ -197,6 +197,17 @@ def test_resumed_runs_count_anew(tmp_path, clock):
     assert shares.seen[20] == pytest.approx(0.5)
 
 
+def test_a_run_that_goes_on_within_an_epoch(tmp_path, clock):
+    """Lightning then begins without the start of an epoch. The rest of the epoch ends with a value of its own."""
+    loader = TimedLoader(Data(12, 0.01), batch_size=1)
+    points = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    options = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, "logger": False, "log_every_n_steps": 50}
+    Trainer(default_root_dir=tmp_path, callbacks=[points], **options).fit(Model(0.01), loader)
+    again = Trainer(default_root_dir=tmp_path, callbacks=[DataWait(), shares := Shares()], **options)
+    again.fit(Model(0.01), TimedLoader(Data(12, 0.01), batch_size=1), ckpt_path=tmp_path / "step=16.ckpt")
+    assert shares.seen == {24: pytest.approx(0.5)}
+
+
 class Endless:
     def __iter__(self):
         while True:

@@ -40,7 +40,7 @@ class MetricsTable(CSVLogger):
         version: N; by default the next that is free.
     """
 
-    def __init__(self, save_dir: str | os.PathLike[str], version: int | None = None) -> None:
+    def __init__(self, save_dir: str | Path, version: int | None = None) -> None:
         super().__init__(save_dir, name=None, version=version)
 
     @property
@@ -69,7 +69,7 @@ class EventFiles(TensorBoardLogger):
         version: N; by default the next that is free.
     """
 
-    def __init__(self, save_dir: str | os.PathLike[str], version: int | str | None = None) -> None:
+    def __init__(self, save_dir: str | Path, version: int | str | None = None) -> None:
         super().__init__(save_dir, name=None, version=version)
         self._last = -1
 
@@ -107,7 +107,7 @@ def positions(loggers: Sequence[Logger]) -> list[dict[str, Any] | None]:
 
     None for loggers that cannot be rewound, which are all but those of this module, and on all processes but the first.
     """
-    first = rank_zero_only.rank == 0
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     return [x.position() if first and isinstance(x, MetricsTable | EventFiles) else None for x in loggers]
 
 
@@ -117,7 +117,7 @@ def rewind(loggers: Sequence[Logger], positions: Sequence[Mapping[str, Any] | No
     Nothing is dropped where a position is None or of a logger of another kind, nor in the folder of another run, where
     there is nothing. A checkpoint can name no file here: its names only say which of the logger's own files stay.
     """
-    if rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return
     for logger, position in zip(loggers, positions, strict=False):
         if position is None:

@@ -119,7 +119,8 @@ class Training:
         counted_bytes_per_clip: what the backward pass keeps per clip, counted; None if it could not be.
         counted_peak_bytes: of a whole step, counted; None on a CPU.
         peak_memory_bytes: measured; of the CUDA device if one was used, else of the main process.
-        seconds: wall time of the training epochs, validation included.
+        seconds: wall time of the training epochs, validation included; of a run that went on from a checkpoint, up to
+            the checkpoint and since.
         train_seconds: the part of it between the first and the last batch of each epoch, without validation.
         clips: training clips seen in that time, over all processes.
         batch_size: clips per process and forward pass: the batch of a batch norm.

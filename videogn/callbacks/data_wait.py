@@ -42,8 +42,9 @@ class DataWait(Callback):
 
     Each logged value is about the steps since the last one; an epoch without one ends with one. A step lasts from the
     moment its batch is there to the moment the next one is, waiting included; validation and checkpoints in between
-    count neither as time nor as waiting. The first batch after the workers' start is not counted. Under several
-    processes each measures itself, and the figures are those of process 0.
+    count neither as time nor as waiting. The first batch after the workers' start is not counted, neither is that of a
+    run that goes on from a checkpoint, in which the rest of an epoch counts as one. Under several processes each
+    measures itself, and the figures are those of process 0.
 
     Nothing waits for the device. On a CUDA device the host runs ahead until the launch queue is full, or until a value
     is read back, which makes it as slow as the device: waiting is zero as long as the loader is the faster of the two,
@@ -58,7 +59,7 @@ class DataWait(Callback):
         self._waited = 0.0  # by the loader, when the step began
         self._start = self._end = 0.0
         self._pause = False  # validation or a checkpoint came after the step
-        self._logged_step = trainer.global_step
+        self._logged_step = self._first_step = trainer.global_step  # a run that goes on may begin within an epoch
         self._logged, self._judged = _Time(), _Time()
         self._warned = False
 

@@ -64,8 +64,10 @@ def peak_resident() -> int | None:
 class TrainingRecord(Callback):
     """Write ``training.json`` into the run's folder when training ends, and at every validation until then.
 
-    Of a run that was resumed it tells the last part. The wait for an epoch's first batch, while workers start, is in
-    ``seconds`` and not in ``train_seconds``.
+    Of a run that goes on from a checkpoint, seconds and clips are those up to the checkpoint and those since: what was
+    done between it and the end of the process that wrote it is done again, and counted once. The peak memory is the
+    highest of all parts on the same kind of device; the rest is about the last part. The wait for an epoch's first
+    batch, while workers start, is in ``seconds`` and not in ``train_seconds``.
 
     Args:
         summary: has counted the network's cost and memory.
@@ -73,24 +75,41 @@ class TrainingRecord(Callback):
 
     def __init__(self, summary: RunSummary) -> None:
         self._summary = summary
-        self._clips = 0  # per process; all have equal shares
-        self._seconds = 0.0
-        self._start = 0.0
-        self._running: float | None = None  # when the batches began that are not in _seconds
+        self._clips = 0  # of all processes, which have equal shares
+        self._train_seconds = 0.0
+        self._earlier = 0.0  # seconds before _start
+        self._start: float | None = None
+        self._running: float | None = None  # when the batches began that are not in _train_seconds
         self._end = 0.0
+        self._device = ""
+        self._peaks: dict[str, int] = {}  # bytes, by device
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self._seconds(),
+            "train_seconds": self._train_seconds + (self._end - self._running if self._running is not None else 0.0),
+            "clips": self._clips,
+            "peaks": self._measure(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier, self._start = state_dict["seconds"], None
+        self._train_seconds, self._running = state_dict["train_seconds"], None
+        self._clips = state_dict["clips"]
+        self._peaks = dict(state_dict["peaks"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clips, self._seconds, self._running = 0, 0.0, None
+        self._device = device_name(trainer)
         self._start = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._running is None:
-            self._running = time.perf_counter()
+            self._running = self._end = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._clips += len(batch)
+        self._clips += len(batch) * trainer.world_size
         self._end = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,6 +124,17 @@ class TrainingRecord(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, pl_module)
+        self._earlier, self._start = self._seconds(), None
+
+    def _seconds(self) -> float:
+        return self._earlier + (time.perf_counter() - self._start if self._start is not None else 0.0)
+
+    def _measure(self) -> dict[str, int]:
+        """The highest memory so far, by device."""
+        peak = self._summary.measured_peak or peak_resident()
+        if self._device and peak:
+            self._peaks[self._device] = max(peak, self._peaks.get(self._device, 0))
+        return dict(self._peaks)
 
     def _pause(self, trainer: Trainer) -> None:
         """Takes the time of the batches since the last pause."""
@@ -113,7 +143,7 @@ class TrainingRecord(Callback):
         if trainer.strategy.root_device.type == "cuda":  # is at work for as long as the last batches need
             torch.cuda.synchronize(trainer.strategy.root_device)
             self._end = time.perf_counter()
-        self._seconds += self._end - self._running
+        self._train_seconds += self._end - self._running
         self._running = None
 
     def _write(self, trainer: Trainer, module: Any) -> None:
@@ -130,10 +160,10 @@ class TrainingRecord(Callback):
             multiply_adds=counted.multiply_adds,
             counted_bytes_per_clip=counted.bytes_per_clip,
             counted_peak_bytes=counted.peak_bytes,
-            peak_memory_bytes=self._summary.measured_peak or peak_resident(),
-            seconds=time.perf_counter() - self._start,
-            train_seconds=self._seconds,
-            clips=self._clips * trainer.world_size,
+            peak_memory_bytes=self._measure().get(self._device),
+            seconds=self._seconds(),
+            train_seconds=self._train_seconds,
+            clips=self._clips,
             batch_size=batch,
             clips_per_step=per_step,
             **circumstances(trainer),

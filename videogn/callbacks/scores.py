@@ -29,3 +29,6 @@ class Scores(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.last)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last = dict(state_dict)
