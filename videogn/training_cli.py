@@ -25,6 +25,7 @@ from videogn.callbacks import (
     CheckpointFiles,
     DataWait,
     FailTogether,
+    NonFinite,
     PredictionsWriter,
     ResumePoints,
     RunSummary,
@@ -106,6 +107,7 @@ class VideoCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ResumePoints, "resume")
+        parser.add_lightning_class_args(NonFinite, "non_finite")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/top1",

@@ -3,6 +3,7 @@
 from videogn.callbacks.checkpoint_io import CheckpointFiles
 from videogn.callbacks.data_wait import DataWait
 from videogn.callbacks.failures import FailTogether
+from videogn.callbacks.non_finite import NonFinite
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.records import TrainingRecord
 from videogn.callbacks.resume import ResumePoints
@@ -15,6 +16,7 @@ __all__ = [
     "CheckpointFiles",
     "DataWait",
     "FailTogether",
+    "NonFinite",
     "PreciseBN",
     "PredictionsWriter",
     "ResumePoints",
