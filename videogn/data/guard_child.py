@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import io
 import mmap
 import os
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from videogn.data.child_signals import die_with
 from videogn.errors import VideoError
 
 ALIGN = 64
@@ -35,9 +34,12 @@ def serve(
         memory: shared with the parent.
         parent: number of the parent's process.
     """
-    _die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGILL):
+    die_with(parent)
+    # Ctrl-C and a batch system reach the whole group; the parent decides, and ends this process by SIGKILL.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGILL):
         signal.signal(number, signal.SIG_DFL)  # the parent reports crashes; torch and faulthandler would print them
     torch.set_num_threads(1)
     gc.freeze()  # what the parent holds stays for good: looking through it for garbage would copy its pages
@@ -54,7 +56,7 @@ def serve(
         try:
             good, result = True, function(argument, beat)
         except Exception as error:
-            good, result = False, _portable(error)
+            good, result = False, portable(error)
         beat()
         try:
             message = (good, *_pack(result, memory, at))
@@ -65,7 +67,7 @@ def serve(
         del result  # or the next call would have its memory beside this one's
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error in a form that survives pickling, with the child's traceback unless it is about a video."""
     if not isinstance(error, VideoError):
         error.add_note(f"In the child process:\n{traceback.format_exc()}")
@@ -100,11 +102,3 @@ class _Pickler(pickle.Pickler):
         if type(value) is torch.Tensor:
             return torch.from_numpy, (value.numpy(),)
         return NotImplemented
-
-
-def _die_with(parent: int) -> None:
-    """Has the kernel end this process when its parent ends, even while it hangs (Linux alone)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,29 +13,31 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videogn.data.batches import EvalVideo, TrainClip
+from videogn.data.child_signals import die_with, heed_parent_alone
 from videogn.data.dataset import EvalVideos, TrainClips
 from videogn.data.guard import AVAILABLE, Guard
 from videogn.data.samplers import Key
+from videogn.data.workers import Workers
 
 
 class TimedLoader(DataLoader[Any]):
-    """A ``DataLoader`` that knows how long it was waited for, and can begin in the middle of an epoch.
+    """A ``DataLoader`` that outlives its workers, can begin in an epoch's middle, and knows how long it was waited for.
+
+    Its items must be functions of their keys: a worker that the system kills is replaced, and the batches that it owes
+    are made again (:mod:`videogn.data.workers`).
 
     Nothing happens before the first ``next()``: then workers start, and the sampler is asked for its order. Lightning
-    makes the iterator of a run that goes on before it tells the sampler the epoch. Nothing is drawn from the global
-    random generators.
+    makes the iterator of a run that goes on before it tells the sampler the epoch. Nothing is drawn from any random
+    generator.
 
     Attributes:
         waited: seconds that consumers have spent inside ``next()``, over all epochs.
     """
 
     waited: float = 0.0
+    _workers: Workers | None = None  # those that persist
     _given: int = 0  # batches of the epoch that runs, those before its beginning included
     _begin: int = 0  # batches that the next iteration leaves out
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        options.setdefault("generator", torch.Generator())
-        super().__init__(*arguments, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         begin, self._begin = self._begin, 0
@@ -49,21 +53,49 @@ class TimedLoader(DataLoader[Any]):
         self._begin = self._given = state["batches"] % max(1, len(self))
 
     @property
-    def _index_sampler(self) -> Any:
-        return _Behind(self, super()._index_sampler)
+    def _iterator(self) -> Any:
+        """Lightning sets it to None when it needs the loader's workers no more; so does the base class at first."""
+        return None
+
+    @_iterator.setter
+    def _iterator(self, _: Any) -> None:
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+    def _batches(self, begin: int) -> Iterator[Any]:
+        assert self.batch_sampler is not None, "expected a loader with a batch_size"
+        plan = islice(iter(self.batch_sampler), begin, None)
+        if self.num_workers == 0:
+            yield from map(self._make(), plan)
+            return
+        workers = self._workers or Workers(
+            self._make(), self.num_workers, self.multiprocessing_context, self.worker_init_fn, self.dataset
+        )
+        if self.persistent_workers:
+            self._workers = workers
+        try:
+            number = workers.new_round()
+            for keys in islice(plan, self.num_workers * (self.prefetch_factor or 1)):
+                workers.ask(keys)
+            while workers.left:
+                batch = workers.take(number)
+                for keys in islice(plan, 1):
+                    workers.ask(keys)
+                yield batch
+        finally:
+            if workers is not self._workers:
+                workers.close()
+
+    def _make(self) -> Callable[[list[Any]], Any]:
+        return partial(_make, self.dataset, self.collate_fn)
 
 
-class _Behind:
-    """A loader's plan of an epoch without the batches that its iteration leaves out."""
-
-    def __init__(self, loader: TimedLoader, plan: Any) -> None:
-        self._loader, self._plan = loader, plan
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(iter(self._plan), self._loader._given, None)
-
-    def __len__(self) -> int:
-        return len(self._plan)
+def _make(data: Any, collate: Callable[[list[Any]], Any], keys: list[Any]) -> Any:
+    """The batch of some keys."""
+    if hasattr(data, "__getitems__"):
+        return collate(data.__getitems__(keys))
+    return collate([data[key] for key in keys])
 
 
 class _TimedIterator:
@@ -76,15 +108,16 @@ class _TimedIterator:
 
     def __next__(self) -> Any:
         start = time.perf_counter()
+        loader = self._loader
         try:
             if self._batches is None:
-                self._loader._given = self._begin
-                self._batches = DataLoader.__iter__(self._loader)
+                self._batches = loader._batches(self._begin)
+                loader._given = self._begin
             batch = next(self._batches)
-            self._loader._given += 1
-            return batch
+            loader._given += 1
+            return batch.pin_memory() if loader.pin_memory and torch.cuda.is_available() else batch
         finally:
-            self._loader.waited += time.perf_counter() - start
+            loader.waited += time.perf_counter() - start
 
 
 class GuardedDataset(Dataset[Any]):
@@ -135,4 +168,6 @@ def guarded(data: TrainClips | EvalVideos, timeout: float | None, workers: int) 
 
 def start_worker(worker: int) -> None:
     """Set-up of a loader's worker: one thread each, because the workers share the cores among them."""
+    die_with(os.getppid())
+    heed_parent_alone()
     torch.set_num_threads(1)
