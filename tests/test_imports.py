@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "videogn"
 # room -> the rooms of this package that it may import
 ALLOWED = {
     "errors": set(),
+    "stopping": set(),
     "spec": set(),
     "norms": set(),
     "blocks": {"norms"},
@@ -52,6 +53,7 @@ ALLOWED = {
         "norms",
         "optim",
         "results",
+        "stopping",
     },
     "report": {
         "data.decode",
@@ -83,7 +85,18 @@ ALLOWED = {
         "module",
         "spec",
     },
-    "training_cli": {"callbacks", "checkpoint", "data.datamodule", "errors", "loggers", "module", "spec", "weights"},
+    "training_cli": {
+        "callbacks",
+        "checkpoint",
+        "data.child_signals",
+        "data.datamodule",
+        "errors",
+        "loggers",
+        "module",
+        "spec",
+        "stopping",
+        "weights",
+    },
     "pretrain_cli": {"data.datamodule_images", "errors", "training_cli"},
     "weights_cli": {
         "checkpoint",
@@ -96,7 +109,17 @@ ALLOWED = {
         "spec",
         "weights",
     },
-    "cli": {"classify_cli", "data_cli", "errors", "plan", "pretrain_cli", "report_cli", "training_cli", "weights_cli"},
+    "cli": {
+        "classify_cli",
+        "data_cli",
+        "errors",
+        "plan",
+        "pretrain_cli",
+        "report_cli",
+        "stopping",
+        "training_cli",
+        "weights_cli",
+    },
     "data_cli": {"data", "errors"},
 }
 LIGHTNING = {"module", "evaluation_module", "data.datamodule", "callbacks", "loggers", "training_cli", "pretrain_cli"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from videogn.classify_cli import add_classify_command
 from videogn.data_cli import add_data_commands
 from videogn.errors import UsageError, VideoError
 from videogn.report_cli import add_report_command
+from videogn.stopping import REQUESTS, Stopped
 from videogn.weights_cli import add_weights_commands
 
 _TRAINING = {
@@ -24,7 +26,11 @@ _TRAINING = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    """Run the command line; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
+
+    Raises:
+        Stopped: a ``SystemExit`` with a code of :data:`videogn.stopping.CODES`: SIGTERM or SIGUSR1 ended a run.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names that are not UTF-8 come out as they are; what an older terminal cannot show, by its number.
@@ -32,18 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     try:
         if arguments and arguments[0] in _TRAINING:
-            from videogn.training_cli import run
+            with REQUESTS:
+                os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or C++ prints where a connection ended
+                from videogn.training_cli import run
 
-            run(arguments if argv is not None else None)
+                run(arguments if argv is not None else None)
             return 0
         if arguments and arguments[0] == "plan":
             from videogn.plan import run as run_plan
 
             return run_plan(arguments[1:])
         if arguments and arguments[0] == "pretrain":
-            from videogn.pretrain_cli import run as run_pretrain
+            with REQUESTS:
+                os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+                from videogn.pretrain_cli import run as run_pretrain
 
-            run_pretrain(arguments[1:])
+                run_pretrain(arguments[1:])
             return 0
         options = _parser().parse_args(arguments)
         return int(options.run(options))
@@ -52,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error).rpartition(f"{type(error).__name__}: ")[2]
         print(f"videogn: error: {text}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
+    except Stopped as stop:
+        if stop.text:
+            print(f"videogn: {stop.text}", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("videogn: interrupted", file=sys.stderr)
         return 130

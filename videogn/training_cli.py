@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from videogn import checkpoint as checkpoint_format
 from videogn.callbacks import (
@@ -30,14 +30,18 @@ from videogn.callbacks import (
     ResumePoints,
     RunSummary,
     Scores,
+    StopSignals,
     TrainingRecord,
+    end_children,
 )
 from videogn.checkpoint_files import find_last
+from videogn.data.child_signals import die_with
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.loggers import EventFiles, MetricsTable
 from videogn.module import VideoClassifier
 from videogn.spec import Protocol
+from videogn.stopping import Stopped
 from videogn.weights import read_source
 
 # Lightning's remarks on what this command does on purpose.
@@ -49,7 +53,9 @@ _NOISE = (
     r"Found \d+ module\(s\) in eval mode",  # stages that are frozen
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-_TERMINATED = 143  # what a shell reports of a command that SIGTERM ended
+_LAUNCHER = "VIDEOGN_LAUNCHER"  # in the environment of the processes that Lightning starts: who started them
+_END_SECONDS = 30.0  # for them to end in when this one does; and when it fails:
+_FAILED_SECONDS = 5.0
 _USAGE = "videogn {command} [-c CONFIG.yaml ...] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 
 
@@ -211,7 +217,8 @@ class VideoCLI(LightningCLI):
         if not config.get("fast_dev_run"):
             _check_writable(config["default_root_dir"])
         points = [callback for callback in callbacks if isinstance(callback, ResumePoints)]
-        config["callbacks"] = [*points, *(config["callbacks"] or [])]  # before all others: see there
+        # Before all others: see there.
+        config["callbacks"] = [*points, *map(StopSignals, points), *(config["callbacks"] or [])]
         callbacks = [callback for callback in callbacks if callback not in points]
         summary = RunSummary()
         records = [PredictionsWriter(), TrainingRecord(summary)]
@@ -238,10 +245,13 @@ class VideoCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command. Of a disk that is full, Lightning, which writes most files, does not say what to do."""
+        patience = _FAILED_SECONDS
         try:
             super()._run_subcommand(subcommand)
-        except SIGTERMException as error:  # a SystemExit without a code, which would be that of success
-            raise SystemExit(_TERMINATED) from error
+            patience = _END_SECONDS
+        except Stopped:
+            patience = _END_SECONDS
+            raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
@@ -250,6 +260,8 @@ class VideoCLI(LightningCLI):
                 "evaluation goes on where it stopped, training with --ckpt_path CHECKPOINT. Or set "
                 "trainer.default_root_dir to another place."
             ) from error
+        finally:
+            end_children(self.trainer, patience)
 
 
 def _check_writable(folder: str | os.PathLike[str]) -> None:
@@ -267,7 +279,16 @@ def hide_remarks() -> None:
         warnings.filterwarnings("ignore", message=text)
 
 
+def end_with_launcher() -> None:
+    """A process that torchrun or Lightning has started beside others ends when the launcher is killed (Linux)."""
+    parent = str(os.getppid())
+    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get(_LAUNCHER) == parent:
+        die_with(int(parent))
+    os.environ[_LAUNCHER] = str(os.getpid())
+
+
 def run(args: Sequence[str] | None) -> None:
     """Parse and run a training command; ``args`` None takes ``sys.argv``, which DDP's launcher starts again."""
+    end_with_launcher()
     hide_remarks()
     VideoCLI(args)

@@ -2,12 +2,13 @@
 
 from videogn.callbacks.checkpoint_io import CheckpointFiles
 from videogn.callbacks.data_wait import DataWait
-from videogn.callbacks.failures import FailTogether
+from videogn.callbacks.failures import FailTogether, end_children
 from videogn.callbacks.non_finite import NonFinite
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.records import TrainingRecord
 from videogn.callbacks.resume import ResumePoints
 from videogn.callbacks.scores import Scores
+from videogn.callbacks.signals import StopSignals
 from videogn.callbacks.statistics import AverageStatistics, PreciseBN
 from videogn.callbacks.summary import RunSummary
 
@@ -22,5 +23,7 @@ __all__ = [
     "ResumePoints",
     "RunSummary",
     "Scores",
+    "StopSignals",
     "TrainingRecord",
+    "end_children",
 ]
