@@ -16,10 +16,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 
+from videogn.data.child_watch import KILLED, bytes_read, how_it_ended
 from videogn.data.guard_child import ALIGN, serve
 from videogn.errors import VideoError
 
@@ -33,6 +35,8 @@ AVAILABLE = hasattr(os, "fork")
 
 _ROOM = 256 << 20  # bytes of address space per child; memory is taken only where something is written
 _LOOK = 1.0  # seconds between two looks at a child
+_READING = 10  # so many timeouts in which nothing but reading counts as progress: a decoder can read in circles
+_TRIES = 3  # of a call whose child somebody kills
 
 
 class Guard:
@@ -44,9 +48,14 @@ class Guard:
 
     Belongs to the thread that made it. A process forked from its own gets another child with its first call.
 
+    A child that is killed from outside, by SIGKILL as the system does when memory is short, says nothing about the
+    file: the call is made again, and fails with the third kill.
+
     Args:
         function: ``function(argument, beat)``; calls ``beat()`` whenever it gets on.
-        timeout: seconds without progress after which the child is ended; a call begins with progress.
+        timeout: seconds without progress after which the child is ended; a call begins with progress. On Linux it is
+            also progress that the child has read from a file, for up to ten timeouts between two beats: a slow disk
+            is no hang.
 
     Raises:
         RuntimeError: a system that cannot fork.
@@ -77,8 +86,11 @@ class Guard:
         self._seen: int = 0
         self._looked: float = 0.0
         self._quiet: float = 0.0
+        self._read: int = 0  # bytes that the child has read
+        self._reading: float = 0.0  # seconds in which it did nothing else
         self._path: str = ""
         self._busy: bool = False
+        self.killed: bool = False
 
     def call(self, path: str, argument: Any, copy: bool = True) -> Any:
         """The function's result; its exceptions are raised here.
@@ -91,10 +103,17 @@ class Guard:
         Raises:
             VideoError: the child crashed, or was ended because it made no progress.
         """
-        self.start(path, argument)
-        while not self.done(wait_for=_LOOK):
-            pass
-        return self.result(copy)
+        tries = _TRIES
+        while True:
+            self.start(path, argument)
+            while not self.done(wait_for=_LOOK):
+                pass
+            try:
+                return self.result(copy)
+            except VideoError:
+                tries -= 1
+                if not (self.killed and tries):
+                    raise
 
     def release(self) -> None:
         """Lets the child write over the results that were not copied."""
@@ -110,11 +129,14 @@ class Guard:
             self._spawn()
         self._path = path
         self._busy = True
+        self.killed = False
+        message = ForkingPickler.dumps((argument, self._at))
         self._seen = int(self._beats[0])
+        self._read = bytes_read(self._pid) + 4 + len(message)  # what it reads from here
         self._looked = time.monotonic()
-        self._quiet = 0.0
+        self._quiet = self._reading = 0.0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the child is gone: result() says so
-            self.connection.send((argument, self._at))
+            self.connection.send_bytes(message)
 
     def done(self, wait_for: float = 0.0) -> bool:
         """Whether :meth:`result` would return or raise at once, after waiting up to ``wait_for`` seconds for it."""
@@ -122,11 +144,16 @@ class Guard:
 
     def stalled(self) -> bool:
         """Whether the call has made no progress for ``timeout`` seconds."""
-        beats, now = int(self._beats[0]), time.monotonic()
+        beats, read, now = int(self._beats[0]), bytes_read(self._pid), time.monotonic()
         # Each look counts two seconds at most: a stopped job or a sleeping machine has stopped the child, too.
-        self._quiet = self._quiet + min(now - self._looked, 2 * _LOOK) if beats == self._seen else 0.0
-        self._seen = beats
-        self._looked = now
+        passed = min(now - self._looked, 2 * _LOOK)
+        if beats != self._seen:
+            self._quiet = self._reading = 0.0
+        elif read > self._read and self._reading < _READING * self.timeout:
+            self._quiet, self._reading = 0.0, self._reading + passed
+        else:
+            self._quiet += passed
+        self._seen, self._read, self._looked = beats, max(read, self._read), now
         return self._quiet >= self.timeout
 
     def result(self, copy: bool = True) -> Any:
@@ -140,7 +167,9 @@ class Guard:
         try:
             good, body, sizes = self.connection.recv()
         except (EOFError, ConnectionResetError, pickle.UnpicklingError):
-            raise VideoError(self._path, f"the decoder crashed ({self._end()})") from None
+            how = self._end()
+            self.killed = how == KILLED
+            raise VideoError(self._path, f"the decoder crashed ({how})") from None
         result = pickle.loads(body, buffers=self._buffers(sizes, copy))
         if not good:
             raise result
@@ -207,7 +236,7 @@ class Guard:
             return "the child of another process"
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
-        return _how_it_ended(self._pid)
+        return how_it_ended(self._pid)
 
 
 def guarded_map(
@@ -220,20 +249,19 @@ def guarded_map(
     """
     left = iter(jobs)
     guards = [Guard(function, timeout) for _ in range(workers)]
-    busy: dict[Connection, tuple[str, Guard]] = {}
+    busy: dict[Connection, tuple[tuple[str, Any], int, Guard]] = {}
 
-    def begin(guard: Guard) -> None:
-        job = next(left, None)
+    def begin(guard: Guard, job: tuple[str, Any] | None, tries: int = _TRIES) -> None:
         if job is not None:
             guard.start(*job)
-            busy[guard.connection] = (job[0], guard)
+            busy[guard.connection] = (job, tries - 1, guard)
 
     try:
         for guard in guards:
-            begin(guard)
+            begin(guard, next(left, None))
         while busy:
             ready = set(wait(list(busy), timeout=min(_LOOK, timeout)))
-            for connection, (path, guard) in list(busy.items()):
+            for connection, (job, tries, guard) in list(busy.items()):
                 if connection not in ready and not guard.stalled():
                     continue
                 del busy[connection]
@@ -241,26 +269,11 @@ def guarded_map(
                     outcome = guard.result()
                 except Exception as error:
                     outcome = error
-                begin(guard)  # before the caller does its part
-                yield path, outcome
+                if guard.killed and tries:
+                    begin(guard, job, tries)
+                    continue
+                begin(guard, next(left, None))  # before the caller does its part
+                yield job[0], outcome
     finally:
         for guard in guards:
             guard.close()
-
-
-def _how_it_ended(pid: int) -> str:
-    """Waits for a killed child, but not for ever: one that waits for a dead network disk does not die."""
-    pause = 0.001
-    while pause < 2.0:
-        try:
-            done, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # a handler of SIGCHLD was faster
-            return "exit status unknown"
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            if code == -signal.SIGKILL:
-                return "signal SIGKILL: was memory short?"
-            return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        time.sleep(pause)
-        pause *= 1.5
-    return "it does not even end when killed"
