@@ -19,7 +19,7 @@ def bytes_read(pid: int) -> int:
 
 
 def how_it_ended(pid: int) -> str:
-    """How a child ended, in words; waits for it, but not for ever: one that waits for a dead network disk does not die."""
+    """How a child ended, in words; waits, but not for ever: one that waits for a dead network disk does not die."""
     pause = 0.001
     while pause < 2.0:
         try:
