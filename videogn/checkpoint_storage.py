@@ -137,7 +137,7 @@ class _Recorded:
 
 
 def _rotate(new: Path, path: Path, before: Path, keep: int) -> None:
-    if keep > 1 and path.exists():
+    if keep > 1 and path.is_file():
         try:
             os.link(path, before)
         except OSError:  # a file system without hard links
