@@ -22,10 +22,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from videogn import checkpoint as checkpoint_format
 from videogn.callbacks import (
     AverageStatistics,
+    BadVideos,
     CheckpointFiles,
     DataWait,
     FailTogether,
     NonFinite,
+    OwnFiles,
     PredictionsWriter,
     ResumePoints,
     RunSummary,
@@ -35,6 +37,7 @@ from videogn.callbacks import (
     end_children,
 )
 from videogn.checkpoint_files import find_last
+from videogn.checkpoint_files import read as read_checkpoint
 from videogn.data.child_signals import die_with
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
@@ -114,6 +117,7 @@ class VideoCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ResumePoints, "resume")
         parser.add_lightning_class_args(NonFinite, "non_finite")
+        parser.add_lightning_class_args(BadVideos, "bad_videos")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/top1",
@@ -156,8 +160,8 @@ class VideoCLI(LightningCLI):
                 rank_zero_info("no --ckpt_path and no --model.init_from: it is random weights that are evaluated")
             self._parse_init_from(subcommand)
             return
-        stored = checkpoint_format.read(path)
-        if "loops" not in stored and subcommand == "fit":
+        stored = read_checkpoint(path)
+        if subcommand == "fit" and not checkpoint_format.holds_run(stored):
             raise UsageError(
                 f"--ckpt_path {path}: these are weights without the state of a run that could go on; to start from "
                 f"them, use --model.init_from {path}"
@@ -222,7 +226,7 @@ class VideoCLI(LightningCLI):
         callbacks = [callback for callback in callbacks if callback not in points]
         summary = RunSummary()
         records = [PredictionsWriter(), TrainingRecord(summary)]
-        callbacks = [summary, DataWait(), AverageStatistics(), *records, Scores(), *callbacks]
+        callbacks = [OwnFiles(), summary, DataWait(), AverageStatistics(), *records, Scores(), *callbacks]
         if config["logger"] in (None, True):
             table = MetricsTable(config["default_root_dir"], self._resumed_version())
             config["logger"] = [EventFiles(table.save_dir, table.version), table]

@@ -1,6 +1,7 @@
 """What hooks into a Lightning run."""
 
-from videogn.callbacks.checkpoint_io import CheckpointFiles
+from videogn.callbacks.bad_videos import BadVideos
+from videogn.callbacks.checkpoint_io import CheckpointFiles, OwnFiles
 from videogn.callbacks.data_wait import DataWait
 from videogn.callbacks.failures import FailTogether, end_children
 from videogn.callbacks.non_finite import NonFinite
@@ -14,10 +15,12 @@ from videogn.callbacks.summary import RunSummary
 
 __all__ = [
     "AverageStatistics",
+    "BadVideos",
     "CheckpointFiles",
     "DataWait",
     "FailTogether",
     "NonFinite",
+    "OwnFiles",
     "PreciseBN",
     "PredictionsWriter",
     "ResumePoints",
