@@ -97,6 +97,32 @@ def run_commands(jobs):
     return found
 
 
+def train_curves(jobs):
+    """Runs commands of training; of each, every digit of each batch's loss, and hashes of the weights at the end."""
+    from videogn.cli import main
+    from videogn.module import VideoClassifier
+
+    found = {}
+    step = VideoClassifier.training_step
+
+    def recorded(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        losses.append(repr(loss.item()))
+        modules[:] = [self]
+        return loss
+
+    VideoClassifier.training_step = recorded
+    try:
+        for name, arguments in jobs.items():
+            losses, modules = [], []
+            assert main(arguments) == 0, name
+            weights = {key: fingerprint(tensor) for key, tensor in modules[0].network.state_dict().items()}
+            found[name] = {"losses": losses, "weights": weights}
+    finally:
+        VideoClassifier.training_step = step
+    return found
+
+
 def train_networks(cases):
     """Two steps of networks under torch's DDP, in float64, each rank with clips of its own.
 
