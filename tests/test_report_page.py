@@ -90,8 +90,9 @@ def runs(tmp_path_factory, video) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(runs, tmp_path_factory) -> str:
-    path = write_report(runs, str(tmp_path_factory.mktemp("out") / "page.html"), sheets=5, title=EVIL)
+def page(runs, video, tmp_path_factory) -> str:
+    out = str(tmp_path_factory.mktemp("out") / "page.html")
+    path = write_report(runs, out, sheets=5, title=EVIL, videos_in=[os.path.dirname(video)])
     return Path(path).read_text(encoding="utf-8")
 
 
@@ -146,7 +147,7 @@ def test_contact_sheets_are_limited_and_say_why_there_is_none(page):
     assert page.count("<figure><figcaption>true class") == 5
     assert page.count("data:image/jpeg") % 3 == 0  # three clips a video
     assert page.count("data:image/jpeg") > 0
-    assert "No frames to show: no such file here" in page
+    assert "No frames to show: the video is in no folder that --videos names." in page
 
 
 def test_without_training_or_frames_the_page_says_so(tmp_path):

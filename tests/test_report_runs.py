@@ -65,7 +65,7 @@ def test_the_newest_version_with_an_evaluation_is_taken(make, tmp_path):
 
 def test_an_evaluation_of_its_own_finds_the_run_that_trained(make, tmp_path):
     trained = make("trained/version_0")
-    evaluated = make("evaluated/version_0")
+    evaluated = make("evaluated")
     os.unlink(os.path.join(evaluated, "training.json"))
     os.unlink(os.path.join(evaluated, "metrics.csv"))
     change(evaluated, checkpoint=os.path.join(trained, "checkpoints", "last.ckpt"))

@@ -13,8 +13,8 @@ def add_report_command(commands: Any) -> None:
         help="one HTML page about one or several evaluated runs",
         description="Writes one self-contained HTML page (no network, no other files) about runs that `videogn "
         "validate`, `test` or `fit` have evaluated: scores with 95 % intervals, runs compared video by video, curves, "
-        "calibration, accuracy per class, the confusion matrix, and the most confident mistakes with the frames that "
-        "the network saw.",
+        "calibration, accuracy per class, the confusion matrix, and the most confident mistakes, whose frames it shows "
+        "with --videos.",
         epilog="Exit code: 0 the page is written, 2 wrong usage.",
     )
     report.add_argument(
@@ -26,7 +26,15 @@ def add_report_command(commands: Any) -> None:
         type=int,
         default=12,
         metavar="N",
-        help="videos shown among the most confident mistakes, over all runs; 0 decodes none (default 12)",
+        help="videos shown among the most confident mistakes, over all runs (default 12)",
+    )
+    report.add_argument(
+        "--videos",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="where the videos of the mistakes may be opened to show their frames, whatever else the files of a run "
+        "name; may be given several times (default: none is opened)",
     )
     report.add_argument("--title", help="of the page (default: the names of the runs)")
     report.set_defaults(run=_report)
@@ -35,5 +43,5 @@ def add_report_command(commands: Any) -> None:
 def _report(options: argparse.Namespace) -> int:
     from videogn.report.page import write_report
 
-    write_report(options.runs, options.output, sheets=options.sheets, title=options.title)
+    write_report(options.runs, options.output, sheets=options.sheets, title=options.title, videos_in=options.videos)
     return 0

@@ -21,7 +21,14 @@ from videogn.report.statistics import Interval
 DEFAULT_NAME = "report.html"
 
 
-def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int = 12, title: str | None = None) -> str:
+def write_report(
+    runs: Sequence[str],
+    output: str | None = None,
+    *,
+    sheets: int = 12,
+    title: str | None = None,
+    videos_in: Sequence[str] = (),
+) -> str:
     """Writes the page about some runs, whole or not at all, and prints its path and the scores.
 
     Args:
@@ -29,16 +36,23 @@ def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int 
         output: file to write; None is ``report.html`` in the folder of the first run.
         sheets: videos shown among the most confident mistakes.
         title: of the page; None names the runs.
+        videos_in: folders in which videos may be opened. The files of a run, which may come from anyone, name videos
+            anywhere; without a folder none is opened, and no frames are shown.
 
     Returns:
         The path of the page.
 
     Raises:
-        UsageError: folders that are not evaluated runs, a number of sheets below 0, or an output that cannot be
-            written.
+        UsageError: folders that are not evaluated runs, a number of sheets below 0, a folder of videos that is
+            none, or an output that cannot be written.
     """
     if sheets < 0:
         raise UsageError(f"--sheets: expected 0 or more, found {sheets}")
+    for folder in videos_in:
+        if not os.path.isdir(folder):
+            raise UsageError(
+                f"--videos: expected the folder of the videos that were evaluated, found no folder {folder}"
+            )
     _check_output(output)
     found = read_runs(runs)
     path = output or os.path.join(found[0].folder, DEFAULT_NAME)
@@ -49,12 +63,14 @@ def write_report(runs: Sequence[str], output: str | None = None, *, sheets: int 
             newest = f"{os.path.basename(run.folder)} is its newest version with an evaluation"
             print(f"{plain(run.given)}: {newest}; name others as runs of their own")
     numbers = compute(found)
-    page = render(numbers, sheets=sheets, title=title or " · ".join(numbers.names))
+    page = render(numbers, sheets=sheets, title=title or " · ".join(numbers.names), videos_in=videos_in)
     try:
         write_atomically(path, [page])
     except OSError as error:
         raise cannot_write(path, error) from error
     print(headlines_text(numbers))
+    if sheets and not videos_in:
+        print("the mistakes are shown without frames; --videos FOLDER says where their videos may be opened")
     print(f"{plain(path)} ({size(len(page))})")
     return path
 
@@ -73,7 +89,7 @@ def _check_output(output: str | None) -> None:
         raise UsageError(f"--output: {output}: expected a file in a folder that exists, found no folder {folder}")
 
 
-def render(numbers: Numbers, *, sheets: int, title: str) -> str:
+def render(numbers: Numbers, *, sheets: int, title: str, videos_in: Sequence[str] = ()) -> str:
     """The page: HTML with its style, script, data and pictures in it."""
     sections = [
         ("runs", "Runs", overview.what_runs(numbers)),
@@ -85,7 +101,7 @@ def render(numbers: Numbers, *, sheets: int, title: str) -> str:
         ("per-class", "Accuracy per class", classes.per_class(numbers)),
         ("confused", "Most confused pairs", classes.confused_pairs(numbers)),
         ("confusion", "Confusion matrix", classes.matrix(numbers)),
-        ("mistakes", "Most confident mistakes", videos.mistakes(numbers, sheets)),
+        ("mistakes", "Most confident mistakes", videos.mistakes(numbers, sheets, videos_in)),
         ("failed", "Failed videos", videos.failed(numbers)),
         ("memory", "Memory and speed", cost.cost(numbers)),
     ]

@@ -129,8 +129,10 @@ def _is_run(folder: str) -> bool:
 
 
 def _read(given: str, folder: str) -> Run:
+    _refuse_links(folder)
     evaluation, clip, class_names, results = read_evaluation(folder)
     trained_in = _trained_in(folder, evaluation)
+    _refuse_links(trained_in)
     norm = evaluation.architecture.get("norm")
     return Run(
         name="",
@@ -148,17 +150,28 @@ def _read(given: str, folder: str) -> Run:
     )
 
 
-def _trained_in(folder: str, evaluation: Evaluation) -> str:
-    """Folder of the run that trained the evaluated weights, where it is still there; else ``folder``.
+def _refuse_links(folder: str) -> None:
+    """A folder from someone else may hold links to files of this machine, whose content would get into the report."""
+    for name in (EVALUATION_FILE, PREDICTIONS_FILE, TRAINING_FILE, METRICS_FILE):
+        path = os.path.join(folder, name)
+        if os.path.islink(path):
+            raise UsageError(f"{path}: expected a file of the run, found a link to {os.readlink(path)}; copy the file")
 
-    ``videogn validate`` makes a folder of its own; its checkpoint lies in ``checkpoints`` of the run that wrote it.
+
+def _trained_in(folder: str, evaluation: Evaluation) -> str:
+    """Folder of the run that trained the evaluated weights, where it is among the runs beside ``folder``; else that.
+
+    ``videogn validate`` makes a folder of its own; its checkpoint lies in ``checkpoints`` of the run that wrote it. The
+    file that says so may come from anyone, and name any place: none is looked at but the folder that holds ``folder``.
     """
     if evaluation.checkpoint is None or os.path.exists(os.path.join(folder, TRAINING_FILE)):
         return folder
     checkpoints, _ = os.path.split(evaluation.checkpoint)
-    parent, name = os.path.split(checkpoints)
-    files = (TRAINING_FILE, METRICS_FILE)
-    if name == "checkpoints" and "\0" not in parent and any(os.path.isfile(os.path.join(parent, f)) for f in files):
+    parent, name = os.path.split(os.path.abspath(checkpoints))  # without "..", so that what is asked about is opened
+    beside = os.path.join(os.path.dirname(os.path.abspath(folder)), "")
+    if name != "checkpoints" or "\0" in parent or not parent.startswith(beside):
+        return folder
+    if any(os.path.isfile(os.path.join(parent, file)) for file in (TRAINING_FILE, METRICS_FILE)):
         return parent
     return folder
 

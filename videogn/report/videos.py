@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -65,8 +66,8 @@ def _same_videos(numbers: Numbers) -> dict[Place, list[Place]]:
     return groups
 
 
-def mistakes(numbers: Numbers, most: int) -> str:
-    """The section of the most confident mistakes, with contact sheets of the frames that the network saw."""
+def mistakes(numbers: Numbers, most: int, videos_in: Sequence[str] = ()) -> str:
+    """The section of the most confident mistakes, with the frames that the network saw of videos in these folders."""
     if most == 0:
         return missing("Not asked for (--sheets 0).")
     chosen = most_confident_mistakes(numbers, most)
@@ -75,7 +76,7 @@ def mistakes(numbers: Numbers, most: int) -> str:
     figures = []
     with ProgressBar("contact sheets", len(chosen)) as bar:
         for done, places in enumerate(chosen, start=1):
-            figures.append(_figure(numbers.runs, places))
+            figures.append(_figure(numbers.runs, places, videos_in))
             bar.update(done)
     turns = "taking turns between the runs, " if len(numbers.runs) > 1 else ""
     introduction = (
@@ -86,13 +87,13 @@ def mistakes(numbers: Numbers, most: int) -> str:
     return f'{introduction}<div class="sheets">{"".join(figures)}</div>'
 
 
-def _figure(runs: Sequence[Run], places: Sequence[Place]) -> str:
+def _figure(runs: Sequence[Run], places: Sequence[Place], videos_in: Sequence[str]) -> str:
     run, result = runs[places[0][0]], runs[places[0][0]].results[places[0][1]]
     verdicts = "".join(f"<li>{_verdict(runs, *place)}</li>" for place in sorted(places))
     return (
         f"<figure><figcaption>true class: <strong>{text(run.class_names[result.label])}</strong>"
         f'<ul class="verdicts">{verdicts}</ul><span class="path">{text(result.path)}</span></figcaption>'
-        f"{_sheet(run, result)}</figure>"
+        f"{_sheet(run, result, videos_in)}</figure>"
     )
 
 
@@ -105,11 +106,14 @@ def _verdict(runs: Sequence[Run], position: int, video: int) -> str:
     return f"{whose}{first}; true class {percent(result.label_probability)} %"
 
 
-def _sheet(run: Run, result: VideoResult) -> str:
+def _sheet(run: Run, result: VideoResult, videos_in: Sequence[str]) -> str:
     if run.clip is None:
         return missing("No frames to show: evaluation.json does not say which clips were evaluated.")
+    path = os.path.abspath(result.path)  # without "..", so that what is looked at is what is opened
+    if not any(path.startswith(os.path.join(os.path.abspath(folder), "")) for folder in videos_in):
+        return missing("No frames to show: the video is in no folder that --videos names.")
     try:
-        rows = contact_sheet(result.path, run.clip)
+        rows = contact_sheet(path, run.clip)
     except VideoError as error:
         return missing(f"No frames to show: {error.reason or error}")
     crops = run.clip.protocol.num_crops
