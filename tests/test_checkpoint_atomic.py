@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import os
+import platform
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -192,7 +192,7 @@ def test_the_files_before_are_kept(tmp_path, links):
 
 
 def test_left_overs_of_the_dead_are_removed(tmp_path):
-    here = socket.gethostname()
+    here = platform.node()
     dead = os.fork()
     if dead == 0:
         os._exit(0)

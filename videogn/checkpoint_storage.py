@@ -6,9 +6,9 @@ import contextlib
 import errno
 import itertools
 import os
+import platform
 import re
 import shutil
-import socket
 import time
 import zipfile
 import zlib
@@ -20,6 +20,7 @@ from videogn.errors import UsageError
 
 _PARTIAL = re.compile(r"\..+\.(\d{1,9})@(.+)\.partial")  # of a process on a machine
 _STALE_SECONDS = 3600.0  # without a byte more; whether a process of another machine is alive cannot be asked
+_MACHINE = platform.node() or "unnamed"
 _CHUNK = 1 << 20
 _ZIP = b"PK\x03\x04"
 
@@ -44,7 +45,7 @@ def write(path: Path, fill: Callable[[Any], object], keep: int | None = None) ->
     Raises:
         OSError: the file cannot be written. What was there is as before.
     """
-    owner = f"{os.getpid()}@{socket.gethostname()}.partial"
+    owner = f"{os.getpid()}@{_MACHINE}.partial"
     temporary = path.with_name(f".{path.name}.{owner}")
     before = path.with_name(f".{numbered(path, 1).name}.{owner}")
     try:
@@ -174,7 +175,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _is_abandoned(process: int, machine: str, left: Path) -> bool:
-    if machine != socket.gethostname() or os.name == "nt":  # where asking for a process would end it
+    if machine != _MACHINE or os.name == "nt":  # where asking for a process would end it
         return time.time() - left.stat().st_mtime > _STALE_SECONDS
     if process == os.getpid():  # one like this before a restart: this one is about to begin
         return True
