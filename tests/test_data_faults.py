@@ -1,9 +1,19 @@
 """Training that goes on: loaders that begin in the middle of an epoch, workers that are killed, files that fail."""
 
+import contextlib
+import gc
+import os
+import random
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from test_guard import gone, linux
+from test_loader import children
+from torch.utils.data import Dataset
 
 from videogn.data.batches import ClipBatch, VideoBatch
 from videogn.data.dataset import EvalVideos, TrainClips
@@ -11,6 +21,7 @@ from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.index import VideoIndex
 from videogn.data.loader import TimedLoader, guarded, start_worker
 from videogn.data.samplers import EvalSampler, TrainSampler
+from videogn.errors import UsageError, VideoError
 from videogn.spec import ClipSpec, Protocol
 
 CLIP = ClipSpec(frames=4, stride=2, train_short_side=(24, 28), train_crop=20, protocol=Protocol(short_side=24, clips=2))
@@ -122,3 +133,196 @@ def test_nothing_is_drawn_from_the_global_generator(index):
     for workers in (0, 1):
         next(iter(train_loader(index, workers)))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# --- workers that are killed
+
+
+def kill_while_iterating(batches: TimedLoader, rng: random.Random, kills: int, together: bool) -> tuple[list, int]:
+    """Batches of as many epochs as it takes to kill workers, their readers or all of them so many times."""
+    out, killed = [], 0
+    while killed < kills:
+        epoch = []
+        for batch in batches:
+            epoch.append(batch)
+            workers = children(os.getpid())
+            for worker in workers if together else rng.sample(workers, 1):
+                time.sleep(rng.random() * 0.01)
+                victims = [[worker], children(worker), [*children(worker), worker]][rng.randrange(3)]
+                for victim in victims:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+                killed += bool(victims)
+        out.append(epoch)
+    return out, killed
+
+
+@linux
+@pytest.mark.parametrize(
+    ("together", "kind", "kills"), [(False, train_loader, 30), (False, eval_loader, 8), (True, train_loader, 8)]
+)
+def test_killed_workers_change_no_batch(index, kind, together, kills, caplog):
+    expected = list(kind(index, 0))
+    memory = set(os.listdir("/dev/shm"))
+    files = len(os.listdir("/proc/self/fd"))
+    before = set(children(os.getpid()))
+    assert not before
+    batches = kind(index, 2)
+    epochs, killed = kill_while_iterating(batches, random.Random(1), kills, together)
+    assert killed >= kills
+    for epoch in epochs:
+        same(epoch, expected)
+    assert all("signal SIGKILL" in record.getMessage() for record in caplog.records)
+    assert caplog.records
+    del batches, epochs, epoch  # a batch keeps its memory open
+    gc.collect()
+    left = children(os.getpid())
+    assert all(gone(pid, 10) for pid in left)
+    assert not {name for name in set(os.listdir("/dev/shm")) - memory if name.startswith("torch_")}
+    assert len(os.listdir("/proc/self/fd")) <= files + 2  # of multiprocessing's own
+
+
+@linux
+def test_a_worker_that_is_killed_raises_nothing_elsewhere(index):
+    """torch's handler of SIGCHLD would, wherever the main process is."""
+    batches = iter(train_loader(index, 2))
+    next(batches)
+    for worker in children(os.getpid()):
+        os.kill(worker, signal.SIGKILL)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        torch.ones(10).sum()
+    assert len(list(batches)) == 7
+    assert not callable(signal.getsignal(signal.SIGCHLD))
+
+
+class Messages(Dataset[bytes]):
+    """Items that need many writes, so that a kill comes in the middle of a message."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, item: int) -> bytes:
+        return bytes([item]) * 3_000_000
+
+
+@linux
+def test_half_a_message_is_no_batch():
+    loader = TimedLoader(Messages(), 1, num_workers=2, collate_fn=list, persistent_workers=True)
+    found = []
+    for batch in loader:
+        found += batch
+        time.sleep(0.05)  # the next messages are as far as their pipes hold
+        for worker in children(os.getpid()):
+            os.kill(worker, signal.SIGKILL)
+    assert found == [bytes([item]) * 3_000_000 for item in range(12)]
+
+
+class Deadly(Messages):
+    def __getitem__(self, item: int) -> bytes:
+        if item == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return bytes([item])
+
+
+@linux
+def test_a_batch_that_kills_each_worker_is_an_error():
+    loader = TimedLoader(Deadly(), 1, num_workers=2, collate_fn=list, persistent_workers=True)
+    found = []
+    with pytest.raises(UsageError) as caught:
+        found.extend(loader)
+    assert "data.num_workers: one of the 2 processes that read videos ended 3 times" in str(caught.value)
+    assert "signal SIGKILL" in str(caught.value)
+    assert "memory is short" in str(caught.value)
+    del loader
+    assert all(gone(pid, 10) for pid in children(os.getpid()))
+
+
+class Failing(Messages):
+    def __getitem__(self, item: int) -> bytes:
+        if item == 2:
+            raise VideoError("a.mp4", "damaged")
+        if item == 4:
+            raise KeyError("a mistake in the program")
+        return bytes([item])
+
+
+def test_errors_of_workers_are_raised_as_they_were():
+    loader = TimedLoader(Failing(), 1, num_workers=1, collate_fn=list, persistent_workers=True)
+    with pytest.raises(VideoError) as caught:
+        list(loader)
+    assert (caught.value.path, caught.value.reason) == ("a.mp4", "damaged")
+    loader.load_state_dict({"batches": 3})
+    with pytest.raises(KeyError, match="a mistake") as other:
+        list(loader)
+    assert "in __getitem__" in other.value.__notes__[0]
+
+
+def test_two_iterations_at_once():
+    loader = TimedLoader(Messages(), 1, num_workers=1, collate_fn=list, persistent_workers=True)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    assert [item[0][0] for item in second] == list(range(12))
+    with pytest.raises(RuntimeError, match="another iteration"):
+        next(first)
+    each = TimedLoader(Messages(), 1, num_workers=1, collate_fn=list)
+    one, two = iter(each), iter(each)
+    assert [next(one)[0][0], next(two)[0][0], next(one)[0][0]] == [0, 0, 1]
+
+
+# --- files of every kind
+
+
+def test_bad_files_of_every_kind(index, tmp_path):
+    """Each is replaced with a reason of its own, in training, and named in evaluation; nothing hangs."""
+    good = Path(index.path(0)).read_bytes()
+    files = {f"cut{tenth}": good[: len(good) * tenth // 10] for tenth in range(1, 10)}
+    files |= {"zero": b"", "text": b"not a video\n" * 100, "zeros": bytes(len(good))}
+    for name, content in files.items():
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "locked.mp4").write_bytes(good)
+    (tmp_path / "locked.mp4").chmod(0)
+    names = [*files, "fifo", "device", "loop", "absent", *(["locked"] if os.geteuid() else [])]
+    bad = [str(tmp_path / f"{name}.mp4") for name in names]
+    videos = [index.path(i) for i in range(16)]
+    every = VideoIndex.build("/", bad + videos, [0] * len(bad) + [i // 2 for i in range(16)], index.class_names)
+    batches = list(train_loader(every, 2))
+    found = {path: reason for batch in batches for path, reason in batch.replaced}
+    same(batches, list(train_loader(every, 0)))
+    assert {video.path for batch in eval_loader(every, 2) for video in batch.videos if video.error} == set(bad)
+    assert set(found) <= set(bad)
+    assert len(found) > len(bad) // 2
+    assert found.get(str(tmp_path / "fifo.mp4"), "not a regular file") == "not a regular file"
+    assert found.get(str(tmp_path / "device.mp4"), "not a regular file") == "not a regular file"
+    assert found.get(str(tmp_path / "absent.mp4"), "no such file") == "no such file"
+
+
+def test_a_folder_that_disappears_and_comes_back(index, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(index.root, root)
+    paths = [index.video_id(i) for i in range(16)]
+    moved = VideoIndex.build(str(root), paths, [i // 2 for i in range(16)], index.class_names)
+    expected = list(train_loader(index, 0))
+    folder = Path(moved.path(0)).parent
+    batches = train_loader(moved, 2)
+    same(list(batches), expected)
+    folder.rename(tmp_path / "away")
+    replaced = [(path, reason) for batch in batches for path, reason in batch.replaced]
+    assert {Path(path).parent for path, _ in replaced} == {folder}
+    assert {reason for _, reason in replaced} == {"no such file"}
+    (tmp_path / "away").rename(folder)
+    same(list(batches), expected)
+
+
+def test_workers_that_do_not_persist(index):
+    data = guarded(TrainClips(index, CLIP, 3), 30.0, 2)
+    sampler = TrainSampler(len(index), 2, 3)
+    expected = list(train_loader(index, 0))
+    batches = TimedLoader(data, 2, sampler=sampler, num_workers=2, collate_fn=ClipBatch.collate)
+    for _ in range(2):
+        same(list(batches), expected)
+        assert children(os.getpid()) == []

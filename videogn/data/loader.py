@@ -78,11 +78,14 @@ class TimedLoader(DataLoader[Any]):
             number = workers.new_round()
             for keys in islice(plan, self.num_workers * (self.prefetch_factor or 1)):
                 workers.ask(keys)
-            while workers.left:
-                batch = workers.take(number)
+            while workers.left(number):
+                batch = workers.take()
                 for keys in islice(plan, 1):
                     workers.ask(keys)
                 yield batch
+        except Exception:
+            self._iterator = None
+            raise
         finally:
             if workers is not self._workers:
                 workers.close()

@@ -61,14 +61,19 @@ class Workers:
             self._start(self._workers[-1])
 
     def new_round(self) -> int:
-        """Forgets what was asked before; the number of the round that begins, for :meth:`take`."""
+        """Forgets what was asked before; the number of the round that begins."""
         self._round += 1
         self._asked = self._taken = 0
         return self._round
 
-    @property
-    def left(self) -> int:
-        """How many batches were asked for and not taken."""
+    def left(self, number: int) -> int:
+        """How many batches were asked for in a round and not taken.
+
+        Raises:
+            RuntimeError: another round has begun.
+        """
+        if number != self._round:
+            raise RuntimeError("another iteration over this loader has begun, which uses the same processes")
         return self._asked - self._taken
 
     def ask(self, job: Any) -> None:
@@ -78,19 +83,13 @@ class Workers:
         worker.asked.append((self._round, job))
         worker.send(job)
 
-    def take(self, number: int) -> Any:
-        """The batch that was asked for first, which is waited for.
-
-        Args:
-            number: of the round that it was asked in.
+    def take(self) -> Any:
+        """The batch that was asked for first of those that are left, which is waited for.
 
         Raises:
             UsageError: a process ended :data:`MOST_DEATHS` times without a batch.
-            RuntimeError: another round has begun.
             Exception: what was raised where the batch was made.
         """
-        if number != self._round:
-            raise RuntimeError("another iteration over this loader has begun, which uses the same processes")
         worker = self._workers[self._taken % len(self._workers)]
         while True:
             wait([worker.connection, *(each.process.sentinel for each in self._workers)], timeout=_LOOK)
