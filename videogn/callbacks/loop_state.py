@@ -62,8 +62,17 @@ def settle(fit: dict[str, Any], num_batches: int, accumulate: int, validation: b
     return done
 
 
-def finish_restart(trainer: Trainer) -> None:
-    """Takes back, when Lightning has read them, what :func:`settle` wrote for Lightning to read. In on_train_start."""
+def finish_restart(trainer: Trainer, batches: int) -> None:
+    """Takes back, when Lightning has read them, what :func:`settle` wrote for Lightning to read. In on_train_start.
+
+    Args:
+        trainer: that goes on.
+        batches: of the running epoch that are done. Lightning tells the loader, but not where the length of the run was
+            asked for before it read the checkpoint, as schedules of the learning rate do.
+    """
+    trainer.train_dataloader.load_state_dict({"batches": batches})  # type: ignore[union-attr]
+    assert trainer.fit_loop._data_fetcher is not None
+    iter(trainer.fit_loop._data_fetcher)
     loop = trainer.fit_loop.epoch_loop
     for progress in (loop.batch_progress.total, loop.val_loop.batch_progress.total):
         progress.ready = progress.completed

@@ -144,7 +144,7 @@ class ResumePoints(Callback):
             if trainer.global_rank:  # each process drops out features of its own
                 torch.manual_seed(torch.initial_seed() + trainer.global_rank)
             return
-        finish_restart(trainer)
+        finish_restart(trainer, self._stored["batches"])
         if self._stored["metrics"] is not None and trainer.is_global_zero:  # the sums of all processes
             for name, metric in _epoch_metrics(pl_module).items():
                 for state, value in self._stored["metrics"].get(name, {}).items():
