@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from videogn.data.annotations import check_files, cvdf_entries, list_entries
+from videogn.data.annotations import check_files, cvdf_entries, cvdf_labels, list_entries
 from videogn.data.classes import ClassList, order_class_names
 from videogn.data.layouts import Listing, Source, read_folders, subfolders
-from videogn.data.manifest import Manifest, is_same
+from videogn.data.manifest import Manifest, is_same, join_paths, split_paths
 from videogn.data.splits import fold_class_names, read_fold
 from videogn.errors import UsageError
 
@@ -78,21 +78,17 @@ class VideoIndex:
         Raises:
             ValueError: not one label per path.
         """
-        encoded = [os.fsencode(path) for path in paths]
-        if len(encoded) != len(labels):
-            raise ValueError(f"expected one label per path, found {len(encoded)} paths and {len(labels)} labels")
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
+        joined, offsets = join_paths(list(paths))
         flat = np.asarray(labels, dtype=np.int64)
+        if len(offsets) - 1 != len(flat):
+            raise ValueError(f"expected one label per path, found {len(offsets) - 1} paths and {len(flat)} labels")
         unknown = np.full(len(flat), -1, dtype=np.int64)
         known = {name: more.pop(name, unknown) for name in ("num_frames", "sizes", "mtimes_ns")}
-        return cls(
-            root, more.pop("source", root), b"".join(encoded), offsets, flat, tuple(class_names), **known, **more
-        )
+        return cls(root, more.pop("source", root), joined, offsets, flat, tuple(class_names), **known, **more)
 
     def with_manifest(self, manifest: Manifest) -> VideoIndex:
         """The same videos with what a manifest knows of them. Files that it calls bad are looked at: still the same?"""
-        rows = manifest.find(self.video_id(i) for i in range(len(self)))
+        rows = manifest.find(split_paths(self.paths, self.offsets))
         # Row -1 takes the -1 behind the last row.
         frames, sizes, mtimes = (np.append(c, -1)[rows] for c in (manifest.frames, manifest.sizes, manifest.mtimes_ns))
         bad = np.flatnonzero(np.isin(rows, list(manifest.reasons))).tolist()
@@ -104,19 +100,19 @@ class VideoIndex:
         """The videos that no manifest calls bad; a note says which were left out."""
         if not self.errors:
             return self
-        keep = np.setdiff1d(np.arange(len(self)), list(self.errors))
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(self.errors)] = False
+        lengths = np.diff(self.offsets)
         files = _count(len(self.errors), "file that the manifest calls bad is", "files that the manifest calls bad are")
-        return VideoIndex.build(
-            self.root,
-            (self.video_id(i) for i in keep.tolist()),
-            self.labels[keep],
-            self.class_names,
-            source=self.source,
+        return replace(
+            self,
+            paths=np.frombuffer(self.paths, np.uint8)[np.repeat(keep, lengths)].tobytes(),
+            offsets=np.concatenate([[0], np.cumsum(lengths[keep])]),
+            labels=self.labels[keep],
             num_frames=self.num_frames[keep],
             sizes=self.sizes[keep],
             mtimes_ns=self.mtimes_ns[keep],
-            missing=self.missing,
-            missing_labels=self.missing_labels,
+            errors={},
             notes=(*self.notes, f"{files} left out: {self._some_errors()}"),
         )
 
@@ -262,8 +258,9 @@ def listed_class_names(source: Source) -> tuple[tuple[str, ...], str | None]:
 def _distinct_labels(source: Source) -> list[str | int]:
     if source.kind == "folders":
         return list(subfolders(source.path))
-    entries = cvdf_entries(source, files=False) if source.kind == "cvdf" else list_entries(source, None)
-    return list({label: None for _, label, _ in entries if label is not None})
+    if source.kind == "cvdf":
+        return list(cvdf_labels(source))
+    return list({label: None for _, label, _ in list_entries(source, None) if label is not None})
 
 
 def _labels(source: Source, listing: Listing, classes: ClassList, required: bool) -> np.ndarray:

@@ -271,8 +271,9 @@ def files_below(folder: str, relative: str, wanted: Callable[[str], bool]) -> It
                 folders.append(entry.name)
             elif wanted(entry.name) and entry.is_file():
                 files.append(entry.name)
+    prefix = os.path.join(relative, "")
     for name in sorted(files):
-        yield os.path.join(relative, name)
+        yield prefix + name
     for name in sorted(folders):
         if not name.startswith("."):
             yield from files_below(os.path.join(folder, name), os.path.join(relative, name), wanted)

@@ -11,7 +11,8 @@ import contextlib
 import csv
 import itertools
 import os
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from types import TracebackType
 from typing import Any
@@ -85,11 +86,26 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def find(self, paths: Iterable[str]) -> np.ndarray:
-        """Number of each path, int64, -1 for those that are not here."""
-        ends = self.offsets.tolist()
-        number = {self.paths[start:end]: m for m, (start, end) in enumerate(itertools.pairwise(ends))}
-        return np.array([number.get(os.fsencode(path), -1) for path in paths], np.int64)
+    def find(self, paths: Iterable[str | bytes]) -> np.ndarray:
+        """Number of each path, as text or as the bytes of it, int64, -1 for those that are not here."""
+        number = {path: m for m, path in enumerate(split_paths(self.paths, self.offsets))}
+        return np.fromiter((number.get(os.fsencode(path), -1) for path in paths), np.int64)
+
+
+def join_paths(paths: Sequence[str]) -> tuple[bytes, np.ndarray]:
+    """Paths as one string of bytes in the file system's encoding, and their offsets in it, int64 (N + 1,)."""
+    text = "".join(paths)
+    joined = os.fsencode(text)
+    # One byte for each character, as almost always: no list of encoded paths beside the others.
+    lengths = map(len, paths if len(joined) == len(text) else map(os.fsencode, paths))
+    offsets = np.zeros(len(paths) + 1, np.int64)
+    np.cumsum(np.fromiter(lengths, np.int64, len(paths)), out=offsets[1:])
+    return joined, offsets
+
+
+def split_paths(paths: bytes, offsets: np.ndarray) -> Iterator[bytes]:
+    """What :func:`join_paths` has joined, one after another, encoded."""
+    return (paths[start:end] for start, end in itertools.pairwise(offsets.tolist()))
 
 
 def manifest_path(root: str | os.PathLike[str], given: str | None = None) -> str:
@@ -103,24 +119,30 @@ def read_manifest(path: str) -> Manifest | None:
     Raises:
         UsageError: a file of another kind, or a damaged line.
     """
-    rows = _read_rows(path)
-    if rows is None:
-        return None
-    encoded = [os.fsencode(row[0]) for row in rows]
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(rows)), out=offsets[1:])
+    number: dict[str, int] = {}
+    columns = [array("q") for _ in range(3)]  # of each line, also of those that a later one replaces
+    add_size, add_mtime, add_frames = (column.append for column in columns)
+    reasons: dict[int, str] = {}
     try:
-        sizes, mtimes, frames = (
-            np.fromiter((int(row[column]) for row in rows), np.int64, len(rows)) for column in (1, 2, 4)
-        )
+        for line, row in enumerate(_rows(path)):
+            number[row[0]] = line
+            add_size(int(row[1]))
+            add_mtime(int(row[2]))
+            add_frames(int(row[4]))
+            if row[3] != "ok":
+                reasons[line] = row[-1] or "unknown reason"
+    except FileNotFoundError:
+        return None
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"{path}: expected whole numbers as bytes, mtime_ns and frames, found another value ({error}). "
             "Delete the line, or the file, and run `videogn data check` again."
         ) from error
-    reasons = {m: row[-1] or "unknown reason" for m, row in enumerate(rows) if row[3] != "ok"}
+    lines = np.fromiter(number.values(), np.int64, len(number))
+    sizes, mtimes, frames = (np.frombuffer(values, np.int64)[lines] for values in columns)
+    reasons = {m: reasons[line] for m, line in enumerate(lines.tolist()) if line in reasons}
     frames[list(reasons)] = -1
-    return Manifest(path, b"".join(encoded), offsets, sizes, mtimes, frames, reasons)
+    return Manifest(path, *join_paths(list(number)), sizes, mtimes, frames, reasons)
 
 
 def is_same(path: str, size: int, mtime_ns: int) -> bool:
@@ -205,14 +227,22 @@ class _Lines:
 
 def _sort(path: str) -> None:
     """Sorts a manifest, with one line per file; makes an empty one where there is none."""
-    rows = sorted(_read_rows(path) or [], key=lambda row: os.fsencode(row[0]))
-    write: Any = csv.writer(_Lines(), lineterminator="\n").writerow
-    write_atomically(path, (write(row) for row in [list(COLUMNS), *rows]))
-
-
-def _read_rows(path: str) -> list[list[str]] | None:
-    """The last complete line of every file; None where there is no manifest."""
     rows: dict[str, list[str]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        rows = {row[0]: row for row in _rows(path)}
+    write: Any = csv.writer(_Lines(), lineterminator="\n").writerow
+    write_atomically(
+        path, (write(row) for row in [list(COLUMNS), *(rows[name] for name in sorted(rows, key=os.fsencode))])
+    )
+
+
+def _rows(path: str) -> Iterator[list[str]]:
+    """The complete lines below the header; not the last one if a run was killed while it wrote it.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        UsageError: a file of another kind, or a damaged line.
+    """
     try:
         # Universal newlines would change paths that hold a carriage return.
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -223,23 +253,21 @@ def _read_rows(path: str) -> list[list[str]] | None:
                     f"{path}: expected a manifest of videogn (first line {','.join(COLUMNS)}), found another file. "
                     "Nothing was written; give another --manifest."
                 )
-            partial: list[str] | None = None
+            last: list[str] | None = None
             for row in reader:
-                if partial is not None:
-                    raise _damaged(path, reader.line_num - 1, partial)
-                if len(row) != len(COLUMNS):
-                    partial = row
-                    continue
-                rows[row[0]] = last = row
-            if rows and partial is None and not _ends_with_newline(path):
-                del rows[last[0]]
-    except FileNotFoundError:
-        return None
+                if last is not None:
+                    if len(last) != len(COLUMNS):
+                        raise _damaged(path, reader.line_num - 1, last)
+                    yield last
+                last = row
+            if last is not None and len(last) == len(COLUMNS) and _ends_with_newline(path):
+                yield last
     except csv.Error as error:
         raise _damaged(path, reader.line_num, [str(error)]) from error
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise UsageError(f"{path}: expected a manifest, found what cannot be read ({error.strerror})") from error
-    return list(rows.values())
 
 
 def _damaged(path: str, number: int, found: list[str]) -> UsageError:
