@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "videogn"
 ALLOWED = {
     "errors": set(),
     "stopping": set(),
+    "launching": {"data.child_signals", "errors"},
     "spec": set(),
     "norms": set(),
     "blocks": {"norms"},
@@ -88,16 +89,16 @@ ALLOWED = {
     "training_cli": {
         "callbacks",
         "checkpoint",
-        "data.child_signals",
         "data.datamodule",
         "errors",
+        "launching",
         "loggers",
         "module",
         "spec",
         "stopping",
         "weights",
     },
-    "pretrain_cli": {"data.datamodule_images", "errors", "training_cli"},
+    "pretrain_cli": {"data.datamodule_images", "errors", "launching", "training_cli"},
     "weights_cli": {
         "checkpoint",
         "data.classes",

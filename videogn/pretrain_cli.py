@@ -9,7 +9,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from videogn.data.datamodule_images import ImageDataModule
 from videogn.errors import UsageError
-from videogn.training_cli import VideoCLI, end_with_launcher, hide_remarks
+from videogn.launching import join_launcher
+from videogn.training_cli import VideoCLI, hide_remarks
 
 _COMMANDS = ("fit", "validate")
 _USAGE = (
@@ -56,6 +57,6 @@ class PretrainCLI(VideoCLI):
 
 def run(arguments: Sequence[str]) -> None:
     """Parse and run ``videogn pretrain`` with the arguments after its name."""
-    end_with_launcher()
+    join_launcher()
     hide_remarks()
     PretrainCLI(arguments)

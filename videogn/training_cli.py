@@ -38,9 +38,9 @@ from videogn.callbacks import (
 )
 from videogn.checkpoint_files import find_last
 from videogn.checkpoint_files import read as read_checkpoint
-from videogn.data.child_signals import die_with
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
+from videogn.launching import join_launcher
 from videogn.loggers import EventFiles, MetricsTable
 from videogn.module import VideoClassifier
 from videogn.spec import Protocol
@@ -56,8 +56,7 @@ _NOISE = (
     r"Found \d+ module\(s\) in eval mode",  # stages that are frozen
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-_LAUNCHER = "VIDEOGN_LAUNCHER"  # in the environment of the processes that Lightning starts: who started them
-_END_SECONDS = 30.0  # for them to end in when this one does; and when it fails:
+_END_SECONDS = 30.0  # for the processes that Lightning has started to end when this one does; and when it fails:
 _FAILED_SECONDS = 5.0
 _USAGE = "videogn {command} [-c CONFIG.yaml ...] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 
@@ -283,16 +282,8 @@ def hide_remarks() -> None:
         warnings.filterwarnings("ignore", message=text)
 
 
-def end_with_launcher() -> None:
-    """A process that torchrun or Lightning has started beside others ends when the launcher is killed (Linux)."""
-    parent = str(os.getppid())
-    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get(_LAUNCHER) == parent:
-        die_with(int(parent))
-    os.environ[_LAUNCHER] = str(os.getpid())
-
-
 def run(args: Sequence[str] | None) -> None:
     """Parse and run a training command; ``args`` None takes ``sys.argv``, which DDP's launcher starts again."""
-    end_with_launcher()
+    join_launcher()
     hide_remarks()
     VideoCLI(args)
