@@ -67,3 +67,13 @@ def set_trap(folder: Path) -> Iterator[Trap]:
         yield Trap(folder, other, f"http://127.0.0.1:{server.getsockname()[1]}/a.ts", server, watch)
     if watch is not None:
         watch.close()
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)

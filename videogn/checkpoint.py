@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     check_records(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DamagedFile(
+            f"{path}: not a readable checkpoint: expected plain values and tensors as torch.save writes them, found a "
+            "file with something else in it; nothing of it was executed"
+        ) from error
     except Exception as error:  # torch raises many types, down to KeyError, for bytes that are no checkpoint
         raise DamagedFile(f"{path}: not a readable checkpoint ({reason(error)})") from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
