@@ -105,7 +105,7 @@ def cannot_write(path: Path, error: OSError, needed: int) -> UsageError:
     intact = "The checkpoint that was there is intact. " if path.is_file() else ""
     return UsageError(
         f"{path}: cannot be written ({error.strerror or error}){room}. {intact}Make room or choose another place "
-        "(trainer.default_root_dir); training goes on with --ckpt_path."
+        "(trainer.default_root_dir); training goes on with --ckpt_path last, or CHECKPOINT."
     )
 
 

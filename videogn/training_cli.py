@@ -146,6 +146,11 @@ class VideoCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if subcommand and self.config[subcommand].get("weights_only") is False:
+            raise UsageError(
+                "--weights_only false: a checkpoint could then run code; those of this program load without. Leave the "
+                "option out."
+            )
         if subcommand == "fit" and path == "last":
             self._resumed = find_last(self.config[subcommand].trainer.default_root_dir or os.curdir)
             path = self._resumed and str(self._resumed)
