@@ -9,6 +9,7 @@ from ddp_runs import command_line, fingerprint, groups, train_curves
 from videogn.checkpoint import description, write_weights
 from videogn.data.demo import DemoSpec, generate_demo
 from videogn.module import VideoClassifier
+from videogn.report.curves import read_curves
 
 STEPS = 20
 # An instance has two values in the last stage here. With the usual eps, IN leaves little more than the sign of their
@@ -116,14 +117,20 @@ def by_processes(command, tmp_path_factory):
 
 
 def difference(by_processes, norm):
-    """Between 1 process and 2, as shares of the values: the largest of a loss, and of a tensor of weights."""
+    """Between 1 process and 2, as shares of the values: the largest of a loss, and of a tensor of weights.
+
+    What is logged is the mean of the processes' losses.
+    """
     folder, one, two = by_processes
     assert two[0][norm]["weights"] == two[1][norm]["weights"]
     losses = [torch.tensor([float(loss) for loss in run[norm]["losses"]]).double() for run in (one, *two)]
     assert [len(loss) for loss in losses] == [STEPS] * 3
     mean = (losses[1] + losses[2]) / 2
-    paths = [folder / f"{norm}-{n}" / "version_0" / "checkpoints" / "last.ckpt" for n in (1, 2)]
-    weights = [torch.load(path, weights_only=True)["state_dict"] for path in paths]
+    places = [folder / f"{norm}-{n}" / "version_0" for n in (1, 2)]
+    logged = torch.from_numpy(read_curves(str(places[1]))["train/loss"].values)
+    torch.testing.assert_close(logged, mean, rtol=1e-6, atol=0.0)
+    assert not torch.allclose(logged, losses[1], rtol=1e-3)
+    weights = [torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for place in places]
     assert len(weights[0]) > 150
     of_weights = [
         float((weights[1][name] - tensor).abs().max() / tensor.abs().max())

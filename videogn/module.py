@@ -216,10 +216,18 @@ class VideoClassifier(VideoEvaluation):
         size = len(batch.labels)
         self.epoch_metrics["train/top1"].update(logits, batch.labels)
         self.epoch_metrics["train/videos_replaced"].update(len(batch.replaced))
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        self.log("train/loss", self._of_all_processes(loss), prog_bar=True, batch_size=size)
         for path, reason in batch.replaced:
             self.report_once(path, f"{reason}; another video takes its place in training")
         return loss
+
+    def _of_all_processes(self, loss: Tensor) -> Tensor:
+        """The mean over the processes in the steps that loggers get; else this one's, for which nobody has to wait."""
+        trainer = self._trainer
+        if trainer is None or trainer.world_size == 1 or not trainer._logger_connector.should_update_logs:
+            return loss
+        mean: Tensor = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+        return mean
 
     def on_train_epoch_end(self) -> None:
         for name, metric in self.epoch_metrics.items():
