@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"videogn: error: {text}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
     except Stopped as stop:
+        if argv is None:  # srun, for example, ends the other processes of a job when the first one has ended
+            REQUESTS.overlook()
         if stop.text:
             print(f"videogn: {stop.text}", file=sys.stderr)
         raise

@@ -41,8 +41,8 @@ class StopRequests:
     """Listens for SIGTERM and SIGUSR1 inside a ``with`` block, in the process that enters it and in none of its forks.
 
     The first signal raises :class:`Stopped` where it finds the process, or is left in ``asked`` while ``deferred``. The
-    second one ends the process at once, unless it comes within five seconds: a launcher hands on what its children have
-    got already, when a whole group or job is signalled.
+    second one ends the process at once, with the code of the first, unless it comes within five seconds: a launcher
+    hands on what its children have got already, when a whole group or job is signalled.
 
     Attributes:
         asked: number of the first signal; None before.
@@ -67,6 +67,11 @@ class StopRequests:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
+    def overlook(self) -> None:
+        """For a process that has stopped: whatever comes while it ends does not change its exit code."""
+        for number in CODES:
+            signal.signal(number, signal.SIG_IGN)
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a fork, which ends with its parent
             return
@@ -76,7 +81,7 @@ class StopRequests:
                 name = signal.Signals(number).name
                 raise Stopped(number, f"stopped by {name} before there was anything to save; start it again")
         elif time.monotonic() - self._since > _AGAIN_SECONDS:
-            os._exit(CODES[number])
+            os._exit(CODES[self.asked])
 
 
 REQUESTS = StopRequests()

@@ -117,7 +117,7 @@ class _Watch:
             return None
         if code > 0:
             return f"has ended with exit code {code}"
-        more = ": was memory short?" if code == -signal.SIGKILL else ""
+        more = " (was memory short?)" if code == -signal.SIGKILL else ""
         return f"was ended by {signal.Signals(-code).name}{more}"
 
     def _follow(self) -> None:
