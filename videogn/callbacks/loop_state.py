@@ -16,48 +16,41 @@ _BATCHES = "epoch_loop.batch_progress"
 _VALIDATION = "epoch_loop.val_loop.batch_progress"
 
 
-def settle(fit: dict[str, Any], num_batches: int, accumulate: int, validation: bool) -> int:
+def settle(fit: dict[str, Any], num_batches: int, validation: bool) -> int:
     """Rewrites the counters that a checkpoint is about to hold, in place.
 
     Args:
         fit: ``checkpoint["loops"]["fit_loop"]``.
         num_batches: of an epoch.
-        accumulate: batches per optimiser step.
         validation: the run is at the beginning of a validation, which is to be run as a whole when it goes on.
 
     Returns:
         How many batches of the running epoch are done.
     """
     epochs, batches, of_validation = fit["epoch_progress"], fit[_BATCHES], fit[_VALIDATION]
-    loop = fit["epoch_loop.state_dict"]
-    # Lightning counts a step as logged (_batches_that_stepped) after the validation that follows it.
     begun = batches["current"]["ready"] > batches["current"]["processed"]
     epoch_over = epochs["current"]["processed"] == epochs["current"]["ready"]
-    logged = begun or epoch_over
     done = batches["current"]["processed"]
     total = batches["total"]["processed"]
-    validated = of_validation["total"]["completed"]
-    _set(of_validation["total"], validated)
+    _set(of_validation["total"], 0)
+    _set(of_validation["current"], 0)
     if validation:
         # All equal is "after a batch"; with a validation that was begun, Lightning goes back to run it.
-        of_validation["total"] |= {"ready": validated + 1, "started": validated + 1}
-        _set(of_validation["current"], 0)
+        of_validation["total"] |= {"ready": 1, "started": 1}
         _set(batches["total"], total)
         _set(batches["current"], done)
     else:
-        _set(of_validation["current"], 0)
         if epoch_over or done >= num_batches:
             _set(epochs["total"], epochs["total"]["ready"])
             _set(epochs["current"], epochs["current"]["ready"])
             done = 0
-        # One batch made ready and not begun is, to Lightning, a stop between two batches. It then counts a step as
-        # logged, at the end of an optimiser step, which is taken off here.
+        # One batch made ready and not begun is, to Lightning, a stop between two batches.
         _set(batches["total"], total)
         batches["total"]["ready"] = total + 1
         _set(batches["current"], done)
         batches["is_last_batch"] = False
-        at_step = done % accumulate == 0
-        loop["_batches_that_stepped"] += (0 if logged else 1) - (1 if at_step else 0)
+        if not (begun or epoch_over):  # Lightning counts a step as logged after the validation that follows it
+            fit["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
     fit["state_dict"]["combined_loader"] = [{"batches": done}]
     return done
 
@@ -74,6 +67,9 @@ def finish_restart(trainer: Trainer, batches: int) -> None:
     assert trainer.fit_loop._data_fetcher is not None
     iter(trainer.fit_loop._data_fetcher)
     loop = trainer.fit_loop.epoch_loop
+    counts_again = loop.restarting and not loop._should_accumulate()
+    if counts_again and (loop.restarted_on_train_batch_end or not loop.restarted_on_last):
+        loop._batches_that_stepped -= 1  # which Lightning is going to add: it has been counted
     for progress in (loop.batch_progress.total, loop.val_loop.batch_progress.total):
         progress.ready = progress.completed
         progress.started = progress.processed = progress.completed  # type: ignore[attr-defined]

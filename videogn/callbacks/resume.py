@@ -102,7 +102,6 @@ class ResumePoints(Callback):
         batches = settle(
             checkpoint["loops"]["fit_loop"],
             int(trainer.num_training_batches),
-            trainer.accumulate_grad_batches,
             self._validation,
         )
         metrics = {

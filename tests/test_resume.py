@@ -1,0 +1,179 @@
+"""Runs that are interrupted and go on are, to the bit, the runs that were not."""
+
+import csv
+import itertools
+
+import pytest
+import torch
+from runs import run
+
+from videogn.callbacks import ResumePoints
+from videogn.module import VideoClassifier
+
+OPTIONS = [
+    "--data.batch_size",
+    "2",
+    "--trainer.max_epochs",
+    "2",
+    "--model.dropout",
+    "0.5",
+    "--resume.every_n_steps",
+    "1",
+]
+BRN = ["--model.norm", "brn", "--model.norm_kwargs", "null", "--model.recipe.optimizer", "adamw"]
+BN = ["--model.norm", "bn", "--model.norm_kwargs", "null"]
+EMA = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
+PRECISE = "{class_path: videogn.callbacks.PreciseBN, init_args: {num_batches: 2}}"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """Ends the next run before training step n, in the validation of epoch n, or at the end of epoch n."""
+
+    def at(where, number):
+        name = {"step": "training_step", "validation": "validation_step", "end": "on_train_epoch_end"}[where]
+        original = getattr(VideoClassifier, name)
+
+        def hook(self, *arguments):
+            reached = self.trainer.global_step if where == "step" else self.trainer.current_epoch
+            in_the_middle = where != "validation" or arguments[1] == 3
+            if reached == number and in_the_middle and not self.trainer.sanity_checking:
+                monkeypatch.setattr(VideoClassifier, name, original)
+                raise Killed
+            return original(self, *arguments)
+
+        monkeypatch.setattr(VideoClassifier, name, hook)
+
+    return at
+
+
+def table(folder):
+    """metrics.csv without what is a measured time."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "train/data_wait"} for row in csv.DictReader(file)
+        ]
+
+
+def state(folder):
+    """All that the last checkpoint holds, but paths, and what belongs to the files of the loggers."""
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["videogn_resume"].pop("loggers")
+    callbacks = checkpoint["callbacks"]
+    best = next(value for name, value in callbacks.items() if name.startswith("ModelCheckpoint"))
+    callbacks["best"] = best["best_model_score"]
+    callbacks.pop("TrainingRecord", None)  # seconds
+    return {**checkpoint, "callbacks": {k: v for k, v in callbacks.items() if not k.startswith("ModelCheckpoint")}}
+
+
+def differences(a, b, path=""):
+    """Where two trees of values are not the same to the bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [x for key in {**a, **b} for x in differences(a.get(key), b.get(key), f"{path}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [x for i, pair in enumerate(zip(a, b, strict=True)) for x in differences(*pair, f"{path}/{i}")]
+    return [] if a == b else [f"{path}: {a!r:.60} and {b!r:.60}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "callbacks", "kills"),
+    [
+        (BRN, [], [("step", 2), ("step", 4), ("validation", 1)]),
+        (BN, [PRECISE], [("validation", 0), ("step", 5)]),
+        (BN, [EMA], [("step", 1), ("end", 0), ("validation", 1)]),
+        ([*BRN, "--trainer.accumulate_grad_batches", "2"], [], [("step", 1), ("step", 3)]),
+        ([*BRN, "--trainer.val_check_interval", "0.5"], [], [("validation", 0), ("step", 3), ("step", 6)]),
+        ([*BRN, "--trainer.check_val_every_n_epoch", "2"], [], [("step", 4), ("validation", 1), ("end", 1)]),
+    ],
+    ids=["brn", "precise bn", "ema", "accumulation", "two validations", "every second epoch"],
+)
+def test_an_interrupted_run_ends_with_the_same_bits(options, callbacks, kills, tiny_config, tmp_path, kill):
+    """Weights, optimiser, schedule, buffers, generators, counters and every logged value; other workers each time."""
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(f"trainer: {{callbacks: [{', '.join(callbacks)}]}}")
+    options = ["-c", str(overlay), *OPTIONS, *options]
+    assert run("fit", tiny_config, tmp_path / "whole", *options) == 0
+    workers = itertools.cycle(["1", "0"])
+    for where in kills:
+        kill(*where)
+        with pytest.raises(Killed):
+            run("fit", tiny_config, tmp_path / "killed", *options, "--ckpt_path", "last", "--data.num_workers", "0")
+    resumed = [*options, "--ckpt_path", "last", "--data.num_workers", next(workers)]
+    assert run("fit", tiny_config, tmp_path / "killed", *resumed) == 0
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["version_0"]
+    whole, killed = tmp_path / "whole" / "version_0", tmp_path / "killed" / "version_0"
+    assert table(killed) == table(whole)
+    assert differences(state(whole), state(killed)) == []
+    names = {path.name for path in (whole / "checkpoints").iterdir()}
+    assert {path.name for path in (killed / "checkpoints").iterdir()} == names
+
+
+def test_a_finished_run_has_nothing_to_do_and_can_be_made_longer(tiny_config, tmp_path, capsys):
+    """With a constant rate, a run of one epoch that is made longer is the run of two."""
+    constant = [*OPTIONS, "--model.recipe.schedule", "constant"]
+    assert run("fit", tiny_config, tmp_path / "long", *constant) == 0
+    folder = tmp_path / "short"
+    assert run("fit", tiny_config, folder, *constant, "--trainer.max_epochs", "1") == 0
+    before = state(folder / "version_0")
+    assert run("fit", tiny_config, folder, *constant, "--trainer.max_epochs", "1", "--ckpt_path", "last") == 0
+    assert differences(before, state(folder / "version_0")) == []
+    assert run("fit", tiny_config, folder, *constant, "--ckpt_path", "last") == 0
+    long, made_long = tmp_path / "long" / "version_0", folder / "version_0"
+    assert table(made_long) == table(long)
+    assert differences(state(long), state(made_long)) == []
+
+
+def test_a_run_from_the_best_checkpoint_is_in_a_folder_of_its_own(tiny_config, tmp_path):
+    """The epochs after it are those of the run that wrote it."""
+    assert run("fit", tiny_config, tmp_path, *OPTIONS) == 0
+    options = [*OPTIONS, "--trainer.max_epochs", "3", "--model.recipe.schedule", "constant"]
+    assert run("fit", tiny_config, tmp_path, *options) == 0
+    (best,) = (tmp_path / "version_1" / "checkpoints").glob("best-*")
+    epochs = torch.load(best, weights_only=True)["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    assert run("fit", tiny_config, tmp_path, *options, "--ckpt_path", str(best)) == 0
+    rows = [row for row in table(tmp_path / "version_1") if int(row["step"]) >= 4 * epochs]
+    assert [list(filter(None, row.values())) for row in table(tmp_path / "version_2")] == [
+        list(filter(None, row.values())) for row in rows
+    ]
+
+
+# --- what is refused
+
+
+def half(tiny_config, folder, kill, *options):
+    kill("step", 2)
+    with pytest.raises(Killed):
+        run("fit", tiny_config, folder, *OPTIONS, *options)
+
+
+def test_another_batch_in_the_middle_of_an_epoch(tiny_config, tmp_path, kill, capsys):
+    half(tiny_config, tmp_path, kill)
+    assert run("fit", tiny_config, tmp_path, *OPTIONS, "--data.batch_size", "4", "--ckpt_path", "last") == 2
+    error = capsys.readouterr().err
+    assert "data.batch_size x processes: expected 2" in error
+    assert "found 4" in error
+
+
+def test_averaged_weights_without_their_callback(tiny_config, tmp_path, kill, capsys):
+    overlay = tmp_path / "ema.yaml"
+    overlay.write_text(f"trainer: {{callbacks: [{EMA}]}}")
+    half(tiny_config, tmp_path / "runs", kill, "-c", str(overlay))
+    assert run("fit", tiny_config, tmp_path / "runs", *OPTIONS, "--ckpt_path", "last") == 2
+    assert "averages its weights" in capsys.readouterr().err
+
+
+def test_words_that_are_no_checkpoint(tiny_config, tmp_path, capsys):
+    assert run("fit", tiny_config, tmp_path, "--ckpt_path", "best") == 2
+    assert "expected last, or the checkpoint of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("every_n_steps", 0), ("every_n_minutes", 0.0), ("keep", 0)])
+def test_wrong_intervals(option, value):
+    with pytest.raises(ValueError, match=rf"resume\.{option}: expected .*, found 0"):
+        ResumePoints(**{option: value})
