@@ -124,6 +124,9 @@ def test_a_damaged_checkpoint_falls_back_with_a_warning(tmp_path):
     (warning,) = warnings
     assert f"{folder / 'last.ckpt'}: is damaged: the checksum" in warning
     assert f"goes on from {folder / 'last-1.ckpt'}, which has 80 steps instead of 120: 40 are computed again" in warning
+    damaged(folder, "last.ckpt", 80)
+    assert find_last(tmp_path, warnings.append) == folder / "last-1.ckpt"
+    assert warnings.pop().endswith("which has as many steps (80).")
     (folder / "last.ckpt").write_bytes(b"")
     assert find_last(tmp_path, warnings.append) == folder / "last-1.ckpt"
     assert "last.ckpt: is damaged: the file is empty" in warnings[1]

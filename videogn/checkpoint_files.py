@@ -90,7 +90,9 @@ def _lost(damaged: Path, taken: dict[str, Any]) -> str:
     lost = _unchecked(damaged).get("global_step")
     if not (isinstance(step, int) and isinstance(lost, int)):
         return f"which has {step} steps"
-    return f"which has {step} steps instead of {lost}: {max(lost - step, 0)} are computed again"
+    if lost <= step:
+        return f"which has as many steps ({step})"
+    return f"which has {step} steps instead of {lost}: {lost - step} are computed again"
 
 
 def _step_of_run(path: Path) -> int | None:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import errno
 import inspect
+import logging
 import os
 import re
 import warnings
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from videogn import checkpoint as checkpoint_format
@@ -46,6 +47,8 @@ from videogn.module import VideoClassifier
 from videogn.spec import Protocol
 from videogn.stopping import Stopped
 from videogn.weights import read_source
+
+log = logging.getLogger(__name__)
 
 # Lightning's remarks on what this command does on purpose.
 _NOISE = (
@@ -152,7 +155,9 @@ class VideoCLI(LightningCLI):
                 "option out."
             )
         if subcommand == "fit" and path == "last":
-            self._resumed = find_last(self.config[subcommand].trainer.default_root_dir or os.curdir)
+            self._resumed = find_last(
+                self.config[subcommand].trainer.default_root_dir or os.curdir, rank_zero_only(log.warning)
+            )
             path = self._resumed and str(self._resumed)
             if path is None:
                 rank_zero_info("--ckpt_path last: there is no checkpoint yet; the run starts")
