@@ -138,6 +138,17 @@ def test_nothing_is_drawn_from_the_global_generator(index):
 # --- workers that are killed
 
 
+@pytest.fixture(autouse=True)
+def others():
+    """Processes that other tests have left to the next garbage collection."""
+    global _others
+    _others = set(children(os.getpid()))
+
+
+def own_children() -> list[int]:
+    return [pid for pid in children(os.getpid()) if pid not in _others]
+
+
 def kill_while_iterating(batches: TimedLoader, rng: random.Random, kills: int, together: bool) -> tuple[list, int]:
     """Batches of as many epochs as it takes to kill workers, their readers or all of them so many times."""
     out, killed = [], 0
@@ -145,7 +156,7 @@ def kill_while_iterating(batches: TimedLoader, rng: random.Random, kills: int, t
         epoch = []
         for batch in batches:
             epoch.append(batch)
-            workers = children(os.getpid())
+            workers = own_children()
             for worker in workers if together else rng.sample(workers, 1):
                 time.sleep(rng.random() * 0.01)
                 victims = [[worker], children(worker), [*children(worker), worker]][rng.randrange(3)]
@@ -165,8 +176,6 @@ def test_killed_workers_change_no_batch(index, kind, together, kills, caplog):
     expected = list(kind(index, 0))
     memory = set(os.listdir("/dev/shm"))
     files = len(os.listdir("/proc/self/fd"))
-    before = set(children(os.getpid()))
-    assert not before
     batches = kind(index, 2)
     epochs, killed = kill_while_iterating(batches, random.Random(1), kills, together)
     assert killed >= kills
@@ -176,7 +185,7 @@ def test_killed_workers_change_no_batch(index, kind, together, kills, caplog):
     assert caplog.records
     del batches, epochs, epoch  # a batch keeps its memory open
     gc.collect()
-    left = children(os.getpid())
+    left = own_children()
     assert all(gone(pid, 10) for pid in left)
     assert not {name for name in set(os.listdir("/dev/shm")) - memory if name.startswith("torch_")}
     assert len(os.listdir("/proc/self/fd")) <= files + 2  # of multiprocessing's own
@@ -187,7 +196,7 @@ def test_a_worker_that_is_killed_raises_nothing_elsewhere(index):
     """torch's handler of SIGCHLD would, wherever the main process is."""
     batches = iter(train_loader(index, 2))
     next(batches)
-    for worker in children(os.getpid()):
+    for worker in own_children():
         os.kill(worker, signal.SIGKILL)
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
@@ -213,7 +222,7 @@ def test_half_a_message_is_no_batch():
     for batch in loader:
         found += batch
         time.sleep(0.05)  # the next messages are as far as their pipes hold
-        for worker in children(os.getpid()):
+        for worker in own_children():
             os.kill(worker, signal.SIGKILL)
     assert found == [bytes([item]) * 3_000_000 for item in range(12)]
 
@@ -235,7 +244,7 @@ def test_a_batch_that_kills_each_worker_is_an_error():
     assert "signal SIGKILL" in str(caught.value)
     assert "memory is short" in str(caught.value)
     del loader
-    assert all(gone(pid, 10) for pid in children(os.getpid()))
+    assert all(gone(pid, 10) for pid in own_children())
 
 
 class Failing(Messages):
@@ -325,4 +334,4 @@ def test_workers_that_do_not_persist(index):
     batches = TimedLoader(data, 2, sampler=sampler, num_workers=2, collate_fn=ClipBatch.collate)
     for _ in range(2):
         same(list(batches), expected)
-        assert children(os.getpid()) == []
+        assert own_children() == []

@@ -59,9 +59,11 @@ class KineticsDataModule(LightningDataModule):
         num_workers: decoding processes per training process; by default the cores that this process may use, shared by
             the processes of this machine, less one for the training itself, between 1 and 16.
         backend: decoder of the video files.
-        decode_timeout: seconds without a decoded frame after which a file is given up, and its decoder ended: hangs and
-            crashes cost one video. null switches that off, as do num_workers 0 and Windows; workers then read the files
-            themselves instead of in child processes.
+        decode_timeout: seconds without progress after which a file is given up, and its decoder ended: hangs and
+            crashes cost one video. A packet that is decoded is progress; on Linux so is every read that the disk
+            answers, for up to ten times as long, so that a slow disk is no hang; raise it where single reads can take
+            a minute. null switches that off, as do num_workers 0 and Windows; workers then read the files themselves
+            instead of in child processes.
         limits: what a video may at most be.
         manifest: csv file that `videogn data check` wrote; by default videogn_manifest.csv in root, if it is there.
             Files that it calls bad are left out of training and fail in evaluation without being opened.

@@ -129,7 +129,8 @@ class GuardedDataset(Dataset[Any]):
     A file whose decoder makes no progress for ``timeout`` seconds, even in native code that holds Python's lock, or
     crashes, is a file that cannot be read; the child is ended and the next file gets another. PyAV makes progress with
     every packet; decord and torchcodec tell nothing, so that there the whole reading of a clip or video must take less
-    than ``timeout``.
+    than ``timeout``. On Linux reading from the file is progress, too: a slow disk is no hang. A child that the system
+    kills is no fault of the file, which is read again.
 
     The items of a batch are valid until the next batch is asked for: in workers the collate functions of
     :mod:`videogn.data.batches` copy them, which is the only copy between the decoder and the main process.
