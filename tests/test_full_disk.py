@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from run_states import state
 from runs import run
 
 from videogn import checkpoint, checkpoint_storage
-from videogn.callbacks import CheckpointFiles
+from videogn.callbacks import CheckpointFiles, ResumePoints
 from videogn.checkpoint_files import find_last
+from videogn.checkpoint_storage import lost_folder
 from videogn.errors import UsageError
 
 
@@ -87,6 +89,36 @@ def test_other_things_in_the_way(tmp_path, monkeypatch):
     full(monkeypatch, 0, errno.EROFS)
     refused(tmp_path / "last.ckpt", "Read-only")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.ckpt"}
+
+
+def test_a_run_whose_folder_is_removed(tiny_config, tmp_path, capsys, monkeypatch):
+    saved = []
+    real = ResumePoints.save
+
+    def save(self, trainer):
+        saved.append(trainer.global_step)
+        if len(saved) == 2:
+            shutil.rmtree(tmp_path / "version_0")
+        real(self, trainer)
+
+    monkeypatch.setattr(ResumePoints, "save", save)
+    assert run("fit", tiny_config, tmp_path, "--resume.every_n_steps", "1") == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/version_0/" in told
+    assert "is gone (No such file or directory): the run's folder was moved or removed" in told
+    assert "Traceback" not in told
+
+
+def test_other_errors_are_not_taken_for_a_lost_folder(tmp_path):
+    for error in (
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/video.mp4"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", f"{tmp_path}-other/metrics.csv"),
+        PermissionError(errno.EPERM, "Operation not permitted", f"{tmp_path}/metrics.csv"),
+        OSError("without a number"),
+        ConnectionResetError(),
+    ):
+        assert lost_folder(error, tmp_path) is None
+    assert "Make room" in str(lost_folder(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path))
 
 
 def test_a_run_on_a_full_disk(tiny_config, tmp_path, capsys, monkeypatch):

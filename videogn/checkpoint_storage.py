@@ -109,6 +109,29 @@ def cannot_write(path: Path, error: OSError, needed: int) -> UsageError:
     )
 
 
+def lost_folder(error: OSError, folder: str | os.PathLike[str]) -> UsageError | None:
+    """What an error means that ended a run: its folder is full, read-only or gone. None for any other error.
+
+    Args:
+        error: of any file, mostly one that another program's code has written.
+        folder: trainer.default_root_dir.
+    """
+    again = (
+        "run the same command again: an evaluation goes on where it stopped, training with --ckpt_path last. Or set "
+        "trainer.default_root_dir to another place."
+    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return UsageError(f"a file of the run cannot be written ({error.strerror}). Make room and {again}")
+    name = os.path.abspath(error.filename) if isinstance(error.filename, str) else ""
+    inside = name.startswith(os.path.join(os.path.abspath(folder), ""))
+    if inside and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENOTCONN):
+        return UsageError(
+            f"{name}: is gone ({error.strerror}): the run's folder was moved or removed, or its disk was disconnected, "
+            f"while the run was at work. Bring it back and {again}"
+        )
+    return None
+
+
 def _fill(file: BinaryIO, fill: Callable[[Any], object]) -> None:
     recorded = _Recorded(file)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import inspect
 import logging
 import os
@@ -39,6 +38,7 @@ from videogn.callbacks import (
 )
 from videogn.checkpoint_files import find_last
 from videogn.checkpoint_files import read as read_checkpoint
+from videogn.checkpoint_storage import lost_folder
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
 from videogn.launching import join_launcher
@@ -266,13 +266,10 @@ class VideoCLI(LightningCLI):
             patience = _END_SECONDS
             raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            told = lost_folder(error, self.trainer.default_root_dir)
+            if told is None:
                 raise
-            raise UsageError(
-                f"a file of the run cannot be written ({error.strerror}). Make room and run the same command again: an "
-                "evaluation goes on where it stopped, training with --ckpt_path CHECKPOINT. Or set "
-                "trainer.default_root_dir to another place."
-            ) from error
+            raise told from error
         finally:
             end_children(self.trainer, patience)
 
