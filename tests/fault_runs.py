@@ -23,14 +23,15 @@ def scenarios(folder, wanted, timeout=600):
 
     Args:
         folder: for logs.
-        wanted: by name: ``{"arguments": [...], "world": 2, "faults": [...], "environment": {...}, "slurm": False}``. A
-            fault is ``{"rank", "moment", "at", "signal"}``: the process of this rank gets the signal when the moment
-            comes for the at-th time, or with ``"group"`` all processes; or it sleeps ``"sleep"`` seconds. ``"silent"`` says
-            after how many seconds a process without a sign of life is taken for dead.
+        wanted: by name: ``{"arguments": [...], "faults": [...], "slurm": False}``. A fault is ``{"rank", "moment",
+            "at", "signal"}``: the process of this rank gets the signal when the moment comes for the at-th time, or
+            with ``"group"`` all processes; or it sleeps ``"sleep"`` seconds. ``"silent"`` says after how many seconds
+            a process without a sign of life is taken for dead.
 
     Returns:
-        ``codes``: exit codes by rank, negative for a signal; ``seconds``: from the first fault to the end of the last
-        rank; ``left``: processes that were there five seconds later; ``logs``: what each rank printed.
+        ``codes``: exit codes by rank, negative for a signal, None for one that stands still; ``seconds``: from the
+        first fault to the end of the last; ``left``: processes that were there five seconds later; ``logs``: what each
+        rank printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "wanted.json").write_text(json.dumps(wanted))
@@ -49,7 +50,7 @@ def main(folder):
     (folder / "found.json").write_text(json.dumps(found))
 
 
-def _run(folder, name, arguments, world=2, faults=(), environment=None, slurm=False):
+def _run(folder, name, arguments, faults=(), slurm=False, world=2):
     logs = [folder / f"{name}-{rank}.log" for rank in range(world)]
     place = folder / name  # of what the faults leave
     place.mkdir()
@@ -61,7 +62,7 @@ def _run(folder, name, arguments, world=2, faults=(), environment=None, slurm=Fa
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, ranks[0] if ranks else 0)
-            os.environ.update(_variables(rank, world, port, slurm), **(environment or {}))
+            os.environ.update(_variables(rank, world, port, slurm))
             _be(arguments, faults, rank, logs[rank], place)
         with contextlib.suppress(PermissionError):
             os.setpgid(pid, ranks[0] if ranks else pid)
@@ -72,6 +73,8 @@ def _run(folder, name, arguments, world=2, faults=(), environment=None, slurm=Fa
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 codes[pid] = os.waitstatus_to_exitcode(status)
+        if codes and all(_state(pid) == "T" for pid in set(ranks) - set(codes)):
+            break
         time.sleep(0.02)
     seconds = time.time() - min((came.stat().st_mtime for came in place.iterdir()), default=time.time())
     end = time.monotonic() + 5
@@ -112,11 +115,14 @@ def _members(group):
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group:
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z":
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group and _state(entry.name) != "Z":
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
     return found
+
+
+def _state(process):
+    """One letter: T stands still, Z has ended."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _be(arguments, faults, rank, log, place):

@@ -160,7 +160,7 @@ class _Watch:
         with contextlib.suppress(RuntimeError):
             if store and self._store.compare_set(self._failed, "", own).decode() != own:
                 self._leave(1)
-        print(f"videogn: error: process {rank} of {self._world} {how}. {_GOES_ON}", file=sys.stderr)
+        _tell_lost(rank, how)
         self._leave(1, store)
 
     def _leave(self, code: int, store: bool = True) -> None:
@@ -199,12 +199,27 @@ class _Watch:
 
 
 def shared_store() -> Any:
-    """What the processes share, on a connection of the caller's own; None for one alone."""
+    """What the processes share, on a connection of the caller's own; None for one alone.
+
+    Ends this process if process 0 is gone, which keeps it.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
-    store = dist.distributed_c10d._get_default_store().clone()
-    store.set_timeout(timedelta(seconds=_SILENT_SECONDS))
-    return store
+    shared = dist.distributed_c10d._get_default_store()
+    usual = shared.timeout  # type: ignore[attr-defined]
+    shared.set_timeout(timedelta(seconds=_SILENT_SECONDS))  # the clone has it, and takes so long to connect
+    try:
+        shared.check([""])  # notices at once that nobody keeps it
+        own = shared.clone()
+    except RuntimeError:
+        _tell_lost(0, "is gone")
+        os._exit(1)
+    shared.set_timeout(usual)
+    return own
+
+
+def _tell_lost(rank: int, how: str) -> None:
+    print(f"videogn: error: process {rank} of {dist.get_world_size()} {how}. {_GOES_ON}", file=sys.stderr, flush=True)
 
 
 def end_children(trainer: Trainer, patience: float) -> None:
