@@ -23,6 +23,8 @@ from videogn.spec import ClipSpec, Protocol
 STEPS = 12
 OPTIONS = ["--trainer.max_epochs", "3", "--trainer.val_check_interval", "2", "--resume.every_n_steps", "1"]
 TIMES = ("train/data_wait",)
+TRAINING = "training_step"
+KILLED = [(1, TRAINING), (4, "validation_step"), (4, "on_validation_end"), (8, "on_train_epoch_end"), (8, TRAINING)]
 
 
 class Killed(BaseException):
@@ -36,20 +38,30 @@ def data(tmp_path_factory):
     return root
 
 
+HOOKS = ("training_step", "validation_step", "on_validation_end", "on_train_epoch_end")
+
+
 @pytest.fixture
 def fit(tiny_config, data, monkeypatch):
-    """Runs ``videogn fit``; with ``killed``, the batch and the hook of the module where it ends."""
-    step = VideoClassifier.training_step
+    """Runs ``videogn fit``; with ``killed``, the optimiser steps that are done and the module's hook where it ends."""
+    at = [None]
 
-    def training_step(self, batch, batch_idx):
-        if self.killed is not None and self.trainer.global_step == self.killed:
-            raise Killed
-        return step(self, batch, batch_idx)
+    def killing(name):
+        hook = getattr(VideoClassifier, name)
 
-    monkeypatch.setattr(VideoClassifier, "training_step", training_step)
+        def wrapper(self, *arguments):
+            here = name != "validation_step" or arguments[1] == 5  # in the middle of it
+            if here and at[0] == (self.trainer.global_step, name):
+                raise Killed
+            return hook(self, *arguments)
+
+        monkeypatch.setattr(VideoClassifier, name, wrapper)
+
+    for name in HOOKS:
+        killing(name)
 
     def start(folder, killed=None, *options):
-        VideoClassifier.killed = killed
+        at[0] = killed
         command = ("fit", tiny_config, folder, "--data.root", str(data), *OPTIONS, "--ckpt_path", "last", *options)
         if killed is None:
             assert run(*command) == 0
@@ -57,8 +69,7 @@ def fit(tiny_config, data, monkeypatch):
             with pytest.raises(Killed):
                 run(*command)
 
-    yield start
-    del VideoClassifier.killed
+    return start
 
 
 def rows(folder):
@@ -76,10 +87,11 @@ def events(folder):
     return {name: [(event.step, event.value) for event in found.Scalars(name)] for name in names}
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_a_run_without_interruption(fit, tmp_path, caplog):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fit(whole)
-    for killed in (1, 7, 8):
+    for killed in KILLED:
         fit(parts, killed)
     fit(parts)
     assert [path.name for path in parts.glob("version_*")] == ["version_0"]
@@ -89,6 +101,11 @@ def test_the_files_are_those_of_a_run_without_interruption(fit, tmp_path, caplog
     assert events(many) == events(one)
     assert (many / "predictions.csv").read_bytes() == (one / "predictions.csv").read_bytes()
 
+    evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in (one, many)]
+    for evaluation in evaluations:
+        for name in ("seconds", "peak_memory_bytes", "date"):
+            del evaluation[name]
+    assert evaluations[0] == evaluations[1]
     records = [json.loads((folder / "training.json").read_text()) for folder in (one, many)]
     assert [record["clips"] for record in records] == [STEPS * 4] * 2
     for record in records:
@@ -111,7 +128,7 @@ def test_the_files_are_those_of_a_run_without_interruption(fit, tmp_path, caplog
 
 
 def test_seconds_add_up(fit, tmp_path, monkeypatch):
-    """By a clock in which a training step takes a second, and nothing else any time."""
+    """By a clock in which a training step takes a second, and nothing else any time. The highest memory stays."""
     now = [0.0]
     step = VideoClassifier.training_step
 
@@ -122,24 +139,24 @@ def test_seconds_add_up(fit, tmp_path, monkeypatch):
 
     monkeypatch.setattr(VideoClassifier, "training_step", slow)
     monkeypatch.setattr("videogn.callbacks.records.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("videogn.callbacks.records.peak_resident", lambda: peak)
     few = ["--resume.every_n_steps", "3", "--trainer.limit_val_batches", "0"]
-    fit(tmp_path, 5, *few)
-    now[0] += 1000
-    fit(tmp_path, 10, *few)
-    now[0] += 1000
-    fit(tmp_path, None, *few)
+    for killed, peak in (((5, TRAINING), 5 << 30), ((10, TRAINING), 7 << 30), (None, 6 << 30)):  # noqa: B007
+        fit(tmp_path, killed, *few)
+        now[0] += 1000
     record = json.loads((tmp_path / "version_0" / "training.json").read_text())
     assert (record["seconds"], record["train_seconds"], record["clips"]) == (STEPS, STEPS, 4 * STEPS)
-    assert now[0] == STEPS + 2 + 1 + 2000  # steps 3, 4 and 9 were done twice
+    assert record["peak_memory_bytes"] == 7 << 30
+    assert now[0] == STEPS + 2 + 1 + 3000  # steps 3, 4 and 9 were done twice
 
 
 def test_scores_of_the_last_validation_are_in_every_later_checkpoint(fit, tmp_path):
     """Also when the run is interrupted before the next validation."""
-    fit(tmp_path, 7)
+    fit(tmp_path, (7, TRAINING))
     path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     before = torch.load(path, weights_only=True)
-    fit(tmp_path, 7, "--resume.every_n_steps", "7")
-    fit(tmp_path, 8, "--trainer.limit_val_batches", "0")
+    fit(tmp_path, (7, TRAINING), "--resume.every_n_steps", "7")
+    fit(tmp_path, (8, TRAINING), "--trainer.limit_val_batches", "0")
     after = torch.load(path, weights_only=True)
     assert before["global_step"] < after["global_step"] == 8
     assert before["callbacks"]["Scores"]["global_step"] == 6
@@ -150,7 +167,7 @@ def test_loggers_of_the_user_are_left_alone(fit, tmp_path):
     """They log what is done since, where they like."""
     logger = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.name", ""]
     logger += ["--trainer.logger.save_dir", str(tmp_path)]
-    fit(tmp_path, 3, *logger)
+    fit(tmp_path, (3, TRAINING), *logger)
     before = (tmp_path / "version_0" / "metrics.csv").read_bytes()
     fit(tmp_path, None, *logger)
     assert (tmp_path / "version_0" / "metrics.csv").read_bytes() == before

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 # Lightning's remarks on what this command does on purpose.
 _NOISE = (
     "LightningCLI's args parameter is intended to run from within Python",
-    "Experiment logs directory .* exists and is not empty",  # the run's own configuration and TensorBoard file
+    "Checkpoint directory .* exists and is not empty",  # of a run that goes on
     "It is recommended to use `self.log",  # the metric has exchanged its states itself, counting each video once
     "The dirpath has changed from",  # a resumed run writes into a folder of its own
     r"Found \d+ module\(s\) in eval mode",  # stages that are frozen
