@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -175,3 +176,4 @@ def start_worker(worker: int) -> None:
     die_with(os.getppid())
     heed_parent_alone()
     torch.set_num_threads(1)
+    gc.freeze()  # looking through what the main process holds for garbage would copy its pages into each worker
