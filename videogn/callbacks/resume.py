@@ -110,6 +110,7 @@ class ResumePoints(Callback):
         }
         checkpoint[KEY] = {
             "batches": batches,
+            "validation": self._validation,
             "clips_per_batch": _clips_per_batch(trainer),
             "videos": _videos(trainer),
             "generators": _of_all(generators.states(trainer.strategy.root_device)),
@@ -137,6 +138,11 @@ class ResumePoints(Callback):
         if trainer.is_global_zero and Path(str(trainer.ckpt_path)).parent.resolve() == Path(folder).resolve():
             rewind(trainer.loggers, stored["loggers"])
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._stored is not None and self._stored["validation"] and trainer.max_steps != -1:
+            # Of a run that has made all its steps, Lightning would leave out the validation.
+            trainer.fit_loop.epoch_loop.max_steps += 1
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = _Clock(trainer.global_step)
         if self._stored is None:
@@ -161,6 +167,8 @@ class ResumePoints(Callback):
             every = self._pending["generators"]
             if trainer.global_rank < len(every):
                 generators.restore(every[trainer.global_rank], trainer.strategy.root_device)
+            if self._pending["validation"] and trainer.max_steps != -1:
+                trainer.fit_loop.epoch_loop.max_steps -= 1
             self._pending = None
 
 
