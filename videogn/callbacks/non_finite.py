@@ -65,10 +65,10 @@ class NonFinite(Callback):
     """Watch over the loss and the gradients; leave out a step in which one is not finite, and name its videos.
 
     A step that is left out changes neither weights nor the optimiser's state, averaged weights (EMA), the norms'
-    running statistics or ``train/top1``: they are, to the bit, as if its batch had not been. Where gradients are
-    accumulated that is every batch of the step; of several processes, all leave it out. ``global_step`` and the
-    learning rate's schedule go on, because they belong to the length of the run, and random numbers that the batch drew
-    stay drawn.
+    running statistics, the scale of fp16 or ``train/top1``: they are, to the bit, as if its batch had not been. Where
+    gradients are accumulated that is every batch of the step; of several processes, all leave it out. ``global_step``
+    and the learning rate's schedule go on, because they belong to the length of the run, and random numbers that the
+    batch drew stay drawn.
 
     The log, and ``non_finite.csv`` in the run's folder, name step, process and videos; ``train/steps_skipped`` counts
     the epoch's steps that were left out. Above the limit, under the policy stop, and where the weights were broken
@@ -98,6 +98,7 @@ class NonFinite(Callback):
         self._batches: list[_Batch] = []
         self._before = _Before()
         self._hook: Any = None
+        self._scale: dict[str, Any] | None = None  # of fp16, from before a step that is left out
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +146,15 @@ class NonFinite(Callback):
         if broken:
             raise FloatingPointError(record.describe_broken(trainer.global_step, trainer.current_epoch, broken))
         _leave_out(trainer, optimizer, scaler)
+        self._scale = scaler.state_dict() if scaler is not None else None
         self._tell(trainer, found)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._scale is not None:  # which torch has lowered meanwhile
+            trainer.precision_plugin.scaler.load_state_dict(self._scale)  # type: ignore[attr-defined]
+            self._scale = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         count = self._in_epoch if self._epoch == trainer.current_epoch else 0
