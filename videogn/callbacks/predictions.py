@@ -69,6 +69,10 @@ class PredictionsWriter(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._step, self._epoch = checkpoint.get("global_step"), checkpoint.get("epoch")
+        scores = checkpoint["callbacks"].get("Scores") if isinstance(checkpoint.get("callbacks"), dict) else None
+        # At the end of an epoch the checkpoint is in the next one; fit has judged these weights in theirs.
+        if isinstance(scores, dict) and scores.get("global_step") == self._step:
+            self._epoch = scores.get("epoch")
 
     def _continue(self, trainer: Trainer, module: LightningModule, split: str) -> frozenset[int]:
         """Opens the journal; the videos that are in it, on any machine. All processes come here together."""
