@@ -16,9 +16,11 @@ from test_loader import children
 from torch.utils.data import Dataset
 
 from videogn.data.batches import ClipBatch, VideoBatch
+from videogn.data.datamodule import KineticsDataModule
 from videogn.data.dataset import EvalVideos, TrainClips
 from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.index import VideoIndex
+from videogn.data.layouts import every_video
 from videogn.data.loader import TimedLoader, guarded, start_worker
 from videogn.data.samplers import EvalSampler, TrainSampler
 from videogn.errors import UsageError, VideoError
@@ -335,3 +337,12 @@ def test_workers_that_do_not_persist(index):
     for _ in range(2):
         same(list(batches), expected)
         assert own_children() == []
+
+
+def test_a_link_to_itself_in_the_folders_is_no_file(tmp_path):
+    generate_demo(tmp_path / "data", DemoSpec(1, 1, 32, 4))
+    (tmp_path / "data" / "train" / "up" / "loop.mp4").symlink_to("loop.mp4")
+    data = KineticsDataModule(str(tmp_path / "data"))
+    data.setup("fit")
+    assert len(data.index("train")) == 8
+    assert len(list(every_video(str(tmp_path / "data")))) == 16

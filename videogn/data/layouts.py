@@ -269,7 +269,7 @@ def files_below(folder: str, relative: str, wanted: Callable[[str], bool]) -> It
             # Links to folders below a class are not followed: one could lead back up and never end.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif wanted(entry.name) and entry.is_file():
+            elif wanted(entry.name) and (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
                 files.append(entry.name)
     prefix = os.path.join(relative, "")
     for name in sorted(files):
@@ -289,9 +289,9 @@ def every_video(root: str, relative: str = "", above: tuple[tuple[int, int], ...
     folders = []
     with os.scandir(os.path.join(root, relative)) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # not what links to itself
                 folders.append(entry.name)
-            elif is_video(entry.name) and entry.is_file():
+            elif is_video(entry.name) and (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
                 yield os.path.join(relative, entry.name)
     for name in folders:
         if not name.startswith("."):
