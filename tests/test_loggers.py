@@ -213,3 +213,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
     table(tmp_path).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UsageError, match=r"metrics\.csv: .*move it away"):
         MetricsTable(tmp_path, 0).log_metrics({"a": 1}, 0)
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path):
+    table(tmp_path).mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"metrics\.csv: cannot be written"):
+        MetricsTable(tmp_path, 0).log_metrics({"a": 1}, 0)

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from videogn.data.files import write_atomically
+from videogn.data.files import cannot_write, write_atomically
 from videogn.errors import UsageError
 from videogn.results import csv_line
 
@@ -138,7 +138,7 @@ class _Table(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         self.rows = 0
-        if os.path.isfile(self.metrics_file_path):
+        if os.path.exists(self.metrics_file_path):
             _cut_torn_line(self.metrics_file_path)
             self.metrics_keys, rows = _read(self.metrics_file_path)
             self.rows = len(rows)
@@ -191,11 +191,18 @@ def _line(row: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def _cut_torn_line(path: str) -> None:
-    """Cuts off a last line without its end: the process was killed, or the disk full, while it was written."""
-    with open(path, "rb+") as file:
-        text = file.read()
-        if not text.endswith(b"\n"):
-            file.truncate(text.rfind(b"\n") + 1)
+    """Cuts off a last line without its end: the process was killed, or the disk full, while it was written.
+
+    Raises:
+        UsageError: the file cannot be read and written.
+    """
+    try:
+        with open(path, "rb+") as file:
+            text = file.read()
+            if not text.endswith(b"\n"):
+                file.truncate(text.rfind(b"\n") + 1)
+    except (PermissionError, IsADirectoryError) as error:
+        raise cannot_write(path, error) from error
 
 
 def _read(path: str) -> tuple[list[str], list[dict[str, str]]]:
