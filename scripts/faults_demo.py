@@ -1,6 +1,6 @@
 """Whether training on damaged videos, with workers that are killed, gets as far as training on sound ones.
 
-python scripts/faults_demo.py                 # about 10 minutes on 2 cores; Linux
+python scripts/faults_demo.py                 # about 10 minutes on 2 idle cores; Linux
 python scripts/faults_demo.py --json
 
 Generates the demo videos (configs/demo.yaml), copies them, and damages 5 % of the training files of the copy in all the
@@ -122,6 +122,7 @@ def main() -> int:
     print("reasons:", *reasons, sep="\n  ")
     print(f"{minutes:.1f} minutes")
     if arguments.json:
+        key = f"{arguments.epochs} epochs, seeds {' '.join(map(str, arguments.seeds))}"
         fields = {
             "minutes": round(minutes, 1),
             "runs_at_a_time": arguments.runs,
@@ -138,7 +139,7 @@ def main() -> int:
             "workers_killed_and_replaced": [run_.killed for run_ in damaged],
             "reasons": reasons,
         }
-        print(f"written to {write_result('faults_demo', 'demo', fields)}")
+        print(f"written to {write_result('faults_demo', key, fields)}")
     return 0 if within else 1
 
 
