@@ -183,7 +183,7 @@ def test_the_recipe_of_torchrun_goes_on_after_a_kill(tiny_config, found, tmp_pat
         expected, again = (weights(folder) for folder in (found["folder"] / "whole", tmp_path / "run"))
         assert [name for name, tensor in expected.items() if not torch.equal(again[name], tensor)] == []
         process = start(tmp_path / "killed")
-        _wait(rank_1)
+        _wait((tmp_path / "killed" / "version_0" / "checkpoints" / "last.ckpt").exists)
         process.kill()
         process.wait()
         _wait(lambda: not _processes(mark), 30)

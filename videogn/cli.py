@@ -13,6 +13,7 @@ from importlib.metadata import version
 from videogn.classify_cli import add_classify_command
 from videogn.data_cli import add_data_commands
 from videogn.errors import UsageError, VideoError
+from videogn.launching import join_launcher
 from videogn.report_cli import add_report_command
 from videogn.stopping import REQUESTS, Stopped
 from videogn.weights_cli import add_weights_commands
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in _TRAINING:
             with REQUESTS:
+                join_launcher()
                 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or C++ prints where a connection ended
                 from videogn.training_cli import run
 
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_plan(arguments[1:])
         if arguments and arguments[0] == "pretrain":
             with REQUESTS:
+                join_launcher()
                 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
                 from videogn.pretrain_cli import run as run_pretrain
 

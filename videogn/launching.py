@@ -1,13 +1,28 @@
-"""Processes that a launcher has started: they must end with it, and find each other when it starts them again."""
+"""Processes that others have started end with them, and find each other when they are started again. No torch here."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+from typing import Any
 
-from videogn.data.child_signals import die_with
 from videogn.errors import UsageError
 
 _LAUNCHER = "VIDEOGN_LAUNCHER"  # in the environment of the processes that Lightning starts: who started them
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when the thread that started it ends, even while it hangs (Linux alone).
+
+    Args:
+        parent: number of the process that started this one; if it has ended already, so does this one.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def join_launcher() -> None:
@@ -28,3 +43,20 @@ def join_launcher() -> None:
             "environment, found it unset: processes that are started again would find the addresses of those that "
             "have ended, and hang. Set it, or --max_restarts 0."
         )
+
+
+def check_processes(launcher: Any) -> None:
+    """Whether SLURM or torchrun has started as many processes as the options say.
+
+    Args:
+        launcher: of the Trainer's strategy; None for one process.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if launcher is None or not hasattr(launcher, "cluster_environment"):
+        return
+    try:
+        launcher.cluster_environment.validate_settings(launcher.num_processes, launcher.num_nodes)
+    except ValueError as error:
+        raise UsageError(f"--trainer.devices, --trainer.num_nodes: {error}") from error

@@ -9,7 +9,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from videogn.data.datamodule_images import ImageDataModule
 from videogn.errors import UsageError
-from videogn.launching import join_launcher
 from videogn.training_cli import VideoCLI, hide_remarks
 
 _COMMANDS = ("fit", "validate")
@@ -57,6 +56,5 @@ class PretrainCLI(VideoCLI):
 
 def run(arguments: Sequence[str]) -> None:
     """Parse and run ``videogn pretrain`` with the arguments after its name."""
-    join_launcher()
     hide_remarks()
     PretrainCLI(arguments)

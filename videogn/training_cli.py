@@ -41,7 +41,7 @@ from videogn.checkpoint_files import read as read_checkpoint
 from videogn.checkpoint_storage import lost_folder
 from videogn.data.datamodule import KineticsDataModule
 from videogn.errors import UsageError
-from videogn.launching import join_launcher
+from videogn.launching import check_processes
 from videogn.loggers import EventFiles, MetricsTable
 from videogn.module import VideoClassifier
 from videogn.spec import Protocol
@@ -259,6 +259,7 @@ class VideoCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command. Of a disk that is full, Lightning, which writes most files, does not say what to do."""
         patience = _FAILED_SECONDS
+        check_processes(self.trainer.strategy.launcher)
         try:
             super()._run_subcommand(subcommand)
             patience = _END_SECONDS
@@ -291,6 +292,5 @@ def hide_remarks() -> None:
 
 def run(args: Sequence[str] | None) -> None:
     """Parse and run a training command; ``args`` None takes ``sys.argv``, which DDP's launcher starts again."""
-    join_launcher()
     hide_remarks()
     VideoCLI(args)

@@ -17,8 +17,8 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
-srun --kill-on-bad-exit=1 videogn fit --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" \
-  --trainer.strategy ddp --ckpt_path last "$@"
+srun --kill-on-bad-exit=1 videogn fit "$@" --trainer.num_nodes "$SLURM_NNODES" \
+  --trainer.devices "$SLURM_NTASKS_PER_NODE" --trainer.strategy ddp --ckpt_path last
 code=$?
 if [ "$code" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"

@@ -12,5 +12,5 @@ set -euo pipefail
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 : "${PROCESSES:?set PROCESSES to the number of devices}"
-exec torchrun --standalone --nproc_per_node "$PROCESSES" --max_restarts "${RESTARTS:-3}" -m videogn fit \
-  --trainer.devices "$PROCESSES" --trainer.strategy ddp --ckpt_path last "$@"
+exec torchrun --standalone --nproc_per_node "$PROCESSES" --max_restarts "${RESTARTS:-3}" -m videogn fit "$@" \
+  --trainer.devices "$PROCESSES" --trainer.strategy ddp --ckpt_path last

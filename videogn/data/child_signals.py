@@ -1,26 +1,12 @@
-"""How child processes end: with their parent, and never by a signal that was meant for the run."""
+"""Child processes do not end by a signal that was meant for the run."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 
 _STOP = {signal.SIGTERM} | ({signal.SIGUSR1} if hasattr(signal, "SIGUSR1") else set())
-
-
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when the thread that started it ends, even while it hangs (Linux alone).
-
-    Args:
-        parent: number of the process that started this one; if it has ended already, so does this one.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def heed_parent_alone() -> None:

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from videogn.data.child_signals import die_with
 from videogn.errors import VideoError
+from videogn.launching import die_with
 
 ALIGN = 64
 """What results in the shared memory are aligned to; its first so many bytes hold the number of beats."""

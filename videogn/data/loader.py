@@ -14,11 +14,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videogn.data.batches import EvalVideo, TrainClip
-from videogn.data.child_signals import die_with, heed_parent_alone
+from videogn.data.child_signals import heed_parent_alone
 from videogn.data.dataset import EvalVideos, TrainClips
 from videogn.data.guard import AVAILABLE, Guard
 from videogn.data.samplers import Key
 from videogn.data.workers import Workers
+from videogn.launching import die_with
 
 
 class TimedLoader(DataLoader[Any]):
