@@ -12,7 +12,9 @@ from runs import run
 
 from videogn import stopping
 from videogn.callbacks import CheckpointFiles
+from videogn.cli import main
 from videogn.data.child_signals import heed_parent_alone
+from videogn.launching import join_launcher
 from videogn.module import VideoClassifier
 from videogn.stopping import REQUESTS, Stopped, StopRequests
 
@@ -189,3 +191,25 @@ def test_a_worker_obeys_its_parent_alone(number):
     assert os.waitpid(worker, os.WNOHANG) == (0, 0)
     os.kill(worker, number)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0
+
+
+# -- launchers -------------------------------------------------------------------------------------------------------
+
+
+def test_torchrun_that_restarts_needs_a_store_for_each_attempt(monkeypatch, capsys):
+    """In the one that attempts share by default, processes find the addresses of those that have ended, and hang."""
+    for name, value in {"RUN_ID": "x", "MAX_RESTARTS": "3", "USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setattr("videogn.launching.die_with", lambda parent: None)
+    assert main(["fit"]) == 2
+    assert "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    join_launcher()
+
+
+def test_options_that_contradict_slurm_are_named(tiny_config, tmp_path, monkeypatch, capsys):
+    variables = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert run("fit", tiny_config, tmp_path, "--trainer.strategy", "ddp") == 2
+    assert "--trainer.devices" in capsys.readouterr().err
