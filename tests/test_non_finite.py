@@ -183,6 +183,8 @@ def test_stop_ends_at_the_first_step_and_leaves_the_network_as_it_was(folder):
 def test_the_limit_counts_steps_in_a_window_and_goes_on_when_resumed():
     ended = train(batches(), Fault(0, 2, 4), watch=NonFinite(limit=2))
     assert "3 of the last 100 steps" in ended.error
+    assert "one after another" not in ended.error
+    assert "one after another" in train(batches(), Fault(1, 2), watch=NonFinite(limit=1)).error
     watch = NonFinite(limit=2)
     watch.load_state_dict({"skipped": [-30, -20], "epoch": 0, "in_epoch": 2})
     assert "3 of the last 100 steps" in train(batches(), Fault(1), watch=watch).error

@@ -209,6 +209,8 @@ class NonFinite(Callback):
                 f"{text}\nTraining ends, as non_finite.policy is stop. Before you go on with --ckpt_path last: {fixes}"
             )
         if count > self.limit:
+            if self._skipped == list(range(step - count + 1, step + 1)):
+                fixes += " As they came one after another, the weights may be too far gone: take an earlier checkpoint."
             raise FloatingPointError(
                 f"{text}\nTraining ends: {count} of the last {WINDOW} steps were like this, and non_finite.limit is "
                 f"{self.limit}. Before you go on with --ckpt_path last: {fixes}"
