@@ -8,8 +8,11 @@ Every few steps, before a batch is used, all processes of the run are looked at 
 workers, and the workers' children.
 
 - memory of each kind of process, in MB: anonymous and shared memory, of which pages that several processes share count
-  in parts; no mapped files, which other programs share.
-- open files, threads, processes, mappings of shared memory, and files in /dev/shm: of all together.
+  in parts, and grow where sharing ends; no mapped files, which other programs share. heap_mb is the training process's
+  anonymous memory, shared or not: what a leak in it would add to.
+- open files: of training and workers; and of the children, which are born with what their worker has open at that
+  moment (batches on their way), so that they have more when they were replaced, up to a bound.
+- threads, processes, mappings of shared memory, and files in /dev/shm: of all together.
 
 Growth is what lies between the medians of the first and of the last tenth of the looks, without the first quarter of
 the run, which is for warming up: a leak shows and so does a jump.
@@ -37,10 +40,12 @@ from typing import Any
 from lightning.pytorch import Callback
 
 LIMITS = {  # growth per 1,000 steps
+    "heap_mb": 4.0,
     "training_mb": 4.0,
     "workers_mb": 4.0,
     "children_mb": 4.0,
     "files": 2.0,
+    "children_files": 8.0,
     "threads": 1.0,
     "processes": 1.0,
     "shared_maps": 4.0,
@@ -121,7 +126,7 @@ def main() -> int:
         for name, limit in LIMITS.items()
     }
     for name, row in rows.items():
-        print(f"{name:12s}", *(f"{key} {value:9.2f}" for key, value in row.items()))
+        print(f"{name:15s}", *(f"{key} {value:9.2f}" for key, value in row.items()))
     if arguments.json:
         from measured import write_result
 
@@ -189,9 +194,12 @@ def look(levels: list[list[int]]) -> dict[str, float]:
     found = {kind: sum(map(memory, pids)) for kind, pids in kinds.items()}
     maps = [line for pid in everyone for line in lines(pid, "maps")]
     mine = tuple(f"torch_{pid}_" for pid in everyone)
+    heap = next((int(line.split()[1]) for line in lines(levels[0][0], "status") if line.startswith("RssAnon:")), 0)
     return found | {
+        "heap_mb": heap * 1024 / 1e6,
         "each_mb": [[round(memory(pid), 2) for pid in level] for level in levels],
-        "files": sum(map(files, everyone)),
+        "files": sum(files(pid) for level in levels[:2] for pid in level),
+        "children_files": sum(files(pid) for level in levels[2:] for pid in level),
         "threads": sum(int(line.split()[1]) for p in everyone for line in lines(p, "status") if line[:8] == "Threads:"),
         "processes": len(everyone),
         "shared_maps": sum("/dev/shm/" in line or "/dev/zero" in line for line in maps),

@@ -24,8 +24,8 @@ def test_a_short_run_holds_no_more_and_more(tmp_path):
     first, last = samples[5], samples[-1]  # behind the first validation
     assert len(samples) == 15
     assert first["processes"] == last["processes"] == 1 + 2 + 2  # training, and a loader each for it and validation
-    for name, more in {"threads": 0, "shared_maps": 2, "shm_files": 2, "files": 12}.items():
+    for name, more in {"threads": 0, "shared_maps": 2, "shm_files": 2, "files": 2, "children_files": 12}.items():
         assert last[name] <= first[name] + more, name
-    for name in ("training_mb", "workers_mb", "children_mb"):
+    for name in ("heap_mb", "training_mb", "workers_mb", "children_mb"):
         assert first[name] > 5
         assert last[name] < first[name] + 20, name
