@@ -113,6 +113,7 @@ class ResumePoints(Callback):
             "validation": self._validation,
             "clips_per_batch": _clips_per_batch(trainer),
             "videos": _videos(trainer),
+            "seed": _seed(trainer),
             "generators": _of_all(generators.states(trainer.strategy.root_device)),
             "metrics": metrics if batches else None,
             "loggers": positions(trainer.loggers) if trainer.is_global_zero else None,
@@ -146,14 +147,14 @@ class ResumePoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = _Clock(trainer.global_step)
         if self._stored is None:
-            if trainer.global_rank:  # each process drops out features of its own
-                torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+            _seed_by_rank(trainer)
             return
         finish_restart(trainer, self._stored["batches"])
-        if self._stored["metrics"] is not None and trainer.is_global_zero:  # the sums of all processes
+        if self._stored["metrics"] is not None:
             for name, metric in _epoch_metrics(pl_module).items():
-                for state, value in self._stored["metrics"].get(name, {}).items():
-                    setattr(metric, state, value.to(metric.device))
+                if trainer.is_global_zero:  # the sums of all processes
+                    for state, value in self._stored["metrics"].get(name, {}).items():
+                        setattr(metric, state, value.to(metric.device))
                 metric._update_count = 1
         rank_zero_info(
             f"going on in epoch {trainer.current_epoch}, after {self._stored['batches']} of its "
@@ -162,11 +163,13 @@ class ResumePoints(Callback):
         self._stored = None
 
     def _put_back(self, trainer: Trainer) -> None:
-        """Gives the generators their states: of another number of processes, those that there are."""
+        """Gives the generators their states, if that is where the checkpoint is from, and counts steps as before."""
         if self._pending is not None:
             every = self._pending["generators"]
             if trainer.global_rank < len(every):
                 generators.restore(every[trainer.global_rank], trainer.strategy.root_device)
+            else:
+                _seed_by_rank(trainer)
             if self._pending["validation"] and trainer.max_steps != -1:
                 trainer.fit_loop.epoch_loop.max_steps -= 1
             self._pending = None
@@ -194,6 +197,12 @@ class _Clock:
         return bool(gone >= seconds)
 
 
+def _seed_by_rank(trainer: Trainer) -> None:
+    """Each process drops out features of its own."""
+    if trainer.global_rank:
+        torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+
+
 def _check_same_order(trainer: Trainer, stored: dict[str, Any]) -> None:
     """Refuses to go on in the middle of an epoch whose remaining batches would be others."""
     if not stored["batches"]:
@@ -201,12 +210,13 @@ def _check_same_order(trainer: Trainer, stored: dict[str, Any]) -> None:
     for option, entry, found in (
         ("data.batch_size x processes", "clips_per_batch", _clips_per_batch(trainer)),
         ("data.root: videos of the training split", "videos", _videos(trainer)),
+        ("data.seed", "seed", _seed(trainer)),
     ):
         if stored[entry] != found:
             raise UsageError(
                 f"--ckpt_path {trainer.ckpt_path}: {option}: expected {stored[entry]}, as when the checkpoint was "
                 f"written in the middle of an epoch, found {found}: the rest of this epoch would be other clips. Use "
-                "the same data and batch, or go on from a checkpoint of the end of an epoch (best-....ckpt)."
+                "the same data, seed and batch, or go on from a checkpoint of the end of an epoch (best-....ckpt)."
             )
 
 
@@ -216,6 +226,10 @@ def _clips_per_batch(trainer: Trainer) -> int:
 
 def _videos(trainer: Trainer) -> int:
     return len(trainer.datamodule.index("train"))  # type: ignore[attr-defined]
+
+
+def _seed(trainer: Trainer) -> int:
+    return int(trainer.datamodule.seed)  # type: ignore[attr-defined]
 
 
 def _epoch_metrics(module: Any) -> dict[str, Any]:
