@@ -115,9 +115,8 @@ def main() -> int:
     minutes = (time.perf_counter() - start) / 60
     print(f"val/top1 after {arguments.epochs} epochs, seeds {arguments.seeds}")
     print(f"  clean    {sound}  {min(sound):.4f} .. {max(sound):.4f}, mean {statistics.mean(sound):.4f}")
-    print(
-        f"  damaged  {top1}  mean {statistics.mean(top1):.4f}: {'not below' if within else 'BELOW'} the lowest clean run"
-    )
+    judged = "not below the lowest clean run" if within else "BELOW the lowest clean run"
+    print(f"  damaged  {top1}  mean {statistics.mean(top1):.4f}: {judged}")
     for seed, run_ in zip(arguments.seeds, damaged, strict=True):
         print(f"  seed {seed}: {run_.replaced} replacements of {run_.files} files, {run_.killed} workers replaced")
     reasons = sorted({reason for run_ in damaged for reason in run_.reasons})
