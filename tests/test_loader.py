@@ -1,12 +1,14 @@
 """The loader: decoders that hang or crash in its workers, and what it leaves behind."""
 
 import ctypes
+import dataclasses
 import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,6 +189,28 @@ def test_pinned_memory(index):
     assert batch.clips.is_pinned()
     assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
     assert next(iter(eval_loader(index, workers=1, timeout=5, pin_memory=True))).videos[0].frames.is_pinned()
+
+
+def test_a_thread_pins_each_batch_once_while_another_is_used(index, monkeypatch):
+    """As on a CUDA device, with a copy in place of page-locked memory."""
+    threads = []
+
+    def pin_memory(batch):
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return dataclasses.replace(batch, clips=batch.clips.clone())
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(ClipBatch, "pin_memory", pin_memory)
+    batches = []
+    for batch in train_loader(index, workers=2, timeout=5, batch=2, pin_memory=True):
+        batches.append(batch)
+        time.sleep(0.1)  # a step of training, in which the next batch arrives
+    assert len(threads) == len(batches) == 8
+    assert "pin" in threads
+    for batch, wanted in zip(batches, train_loader(index, workers=0, batch=2), strict=True):
+        assert torch.equal(batch.clips, wanted.clips)
 
 
 def test_workers_that_are_not_forked(index):

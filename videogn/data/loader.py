@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -69,31 +70,51 @@ class TimedLoader(DataLoader[Any]):
         assert self.batch_sampler is not None, "expected a loader with a batch_size"
         plan = islice(iter(self.batch_sampler), begin, None)
         if self.num_workers == 0:
-            yield from map(self._make(), plan)
+            yield from map(self._pin, map(self._make(), plan))
             return
         workers = self._workers or Workers(
             self._make(), self.num_workers, self.multiprocessing_context, self.worker_init_fn, self.dataset
         )
         if self.persistent_workers:
             self._workers = workers
+        # A thread copies the next batch into page-locked memory, if it is there, while this one is worked on.
+        pins = _pinning_thread() if self._pins else None
+        pinned: Future[Any] | None = None
         try:
             number = workers.new_round()
             for keys in islice(plan, self.num_workers * (self.prefetch_factor or 1)):
                 workers.ask(keys)
-            while workers.left(number):
-                batch = workers.take()
+            while workers.left(number) or pinned:
+                batch = pinned.result() if pinned else self._pin(workers.take())
                 for keys in islice(plan, 1):
                     workers.ask(keys)
+                ready = pins is not None and workers.left(number) and workers.ready()
+                pinned = pins.submit(self._pin, workers.take()) if pins and ready else None
                 yield batch
         except Exception:
             self._iterator = None
             raise
         finally:
+            if pins is not None:
+                pins.shutdown()
             if workers is not self._workers:
                 workers.close()
 
+    @property
+    def _pins(self) -> bool:
+        return bool(self.pin_memory) and torch.cuda.is_available()
+
+    def _pin(self, batch: Any) -> Any:
+        return batch.pin_memory() if self._pins else batch
+
     def _make(self) -> Callable[[list[Any]], Any]:
         return partial(_make, self.dataset, self.collate_fn)
+
+
+def _pinning_thread() -> ThreadPoolExecutor:
+    """A thread for the device of this one: page-locked memory of another would take memory on that device, too."""
+    device = torch.cuda.current_device()
+    return ThreadPoolExecutor(1, "pin", initializer=torch.cuda.set_device, initargs=(device,))
 
 
 def _make(data: Any, collate: Callable[[list[Any]], Any], keys: list[Any]) -> Any:
@@ -120,7 +141,7 @@ class _TimedIterator:
                 loader._given = self._begin
             batch = next(self._batches)
             loader._given += 1
-            return batch.pin_memory() if loader.pin_memory and torch.cuda.is_available() else batch
+            return batch
         finally:
             loader.waited += time.perf_counter() - start
 

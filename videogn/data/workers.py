@@ -83,6 +83,10 @@ class Workers:
         worker.asked.append((self._round, job))
         worker.send(job)
 
+    def ready(self) -> bool:
+        """Whether :meth:`take` would find something at once, as far as can be told without waiting."""
+        return self._workers[self._taken % len(self._workers)].connection.poll(0)
+
     def take(self) -> Any:
         """The batch that was asked for first of those that are left, which is waited for.
 
