@@ -18,7 +18,7 @@ from videogn.data.transforms import to_float
 from videogn.errors import UsageError
 from videogn.evaluation_module import VideoEvaluation
 from videogn.i3d import Depth, Variant, i3d_resnet
-from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, peak_lr
+from videogn.optim import Recipe, Schedule, accumulation, make_optimizer, peak_lr
 from videogn.run_setup import (
     InitialWeights,
     check_classes,
@@ -142,7 +142,10 @@ class VideoClassifier(VideoEvaluation):
         # Logged by on_train_epoch_end and not through `log` in each step, so that an epoch that was interrupted, even
         # after its last step, goes on with what a checkpoint holds of them.
         self.epoch_metrics: Any = torch.nn.ModuleDict(
-            {"train/top1": MulticlassAccuracy(num_classes, average="micro"), "train/videos_replaced": SumMetric()}
+            {
+                "train/top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "train/videos_replaced": SumMetric(),
+            }
         )
 
     @property
@@ -244,7 +247,7 @@ class VideoClassifier(VideoEvaluation):
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise UsageError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps")
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(self.recipe, step, int(total)))
+        schedule = Schedule(optimizer, self.recipe, int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- checkpoints -----------------------------------------------------------------------------------------------

@@ -180,6 +180,7 @@ class _Watch:
         """Keeps the process that failed until all others know, so that the store outlives their looking at it."""
         with contextlib.suppress(RuntimeError, ValueError):  # the store or the process group is gone
             self._wait_for(self._world - 1)
+            threading.main_thread().join(_PATIENCE_SECONDS)  # it tells the error; process 0 ends this one when all know
             self._store.add(self._seen, 1)
 
     def _wait_for(self, count: int) -> None:
