@@ -12,8 +12,9 @@ from torch import nn
 
 from videogn import i3d_resnet, make_norm
 from videogn.blocks import Memory
+from videogn.errors import UsageError
 from videogn.module import VideoClassifier
-from videogn.optim import Recipe, accumulation, lr_factor, make_optimizer, parameter_groups, peak_lr
+from videogn.optim import Recipe, Schedule, accumulation, lr_factor, make_optimizer, parameter_groups, peak_lr
 
 
 def test_norm_parameters_have_their_own_decay_for_every_kind_of_norm():
@@ -148,3 +149,45 @@ def test_fused_and_clipped_runs(precision, tiny_config, tmp_path):
     state = torch.load(tmp_path / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     groups = state["optimizer_states"][0]["param_groups"]
     assert [bool(group["fused"]) for group in groups] == [precision == "32-true"] * 2
+
+
+# --- what a run that goes on takes from its checkpoint
+
+
+def scheduled(net, recipe):
+    optimizer = make_optimizer(net, recipe, recipe.lr)
+    return optimizer, Schedule(optimizer, recipe, 10)
+
+
+def test_options_that_are_changed_hold_from_the_checkpoint_on():
+    """Stored groups and schedules would bring back those of the command that wrote them."""
+    net, changed = small("sgd", True)[0], Recipe(lr=0.5, weight_decay=0.3, momentum=0.1, warmup=0.5)
+    before, schedule = scheduled(net, Recipe(lr=0.1, warmup=0.5))
+    for _ in range(3):
+        before.step()
+        schedule.step()
+    states = copy.deepcopy((before.state_dict(), schedule.state_dict()))
+    same, again = scheduled(net, Recipe(lr=0.1, warmup=0.5))
+    same.load_state_dict(states[0])
+    again.load_state_dict(states[1])
+    assert same.state_dict() == before.state_dict()
+    assert again.state_dict() == schedule.state_dict()
+    after, schedule = scheduled(net, changed)
+    after.load_state_dict(states[0])
+    schedule.load_state_dict(states[1])
+    assert [group["lr"] for group in after.param_groups] == [0.5 * lr_factor(changed, 3, 10)] * 2
+    assert [group["weight_decay"] for group in after.param_groups] == [0.3, 0.0]
+    assert [group["momentum"] for group in after.param_groups] == [0.1, 0.1]
+    schedule.step()
+    assert [group["lr"] for group in after.param_groups] == [0.5 * lr_factor(changed, 4, 10)] * 2
+
+
+def test_states_that_do_not_fit_are_refused():
+    (net, sgd), (_, adamw) = small("sgd", True), small("adamw", True)
+    with pytest.raises(UsageError, match=r"recipe\.optimizer: expected sgd, as in the checkpoint, found adamw"):
+        adamw.load_state_dict(sgd.state_dict())
+    with pytest.raises(UsageError, match=r"recipe\.optimizer: expected adamw, as in the checkpoint, found sgd"):
+        sgd.load_state_dict(adamw.state_dict())
+    net[0].requires_grad_(False)
+    with pytest.raises(UsageError, match=r"model\.freeze_stages: expected 5 trained tensors, .* found 4"):
+        make_optimizer(net, Recipe(), 0.1).load_state_dict(sgd.state_dict())

@@ -12,6 +12,8 @@ from torch import nn
 from videogn.errors import UsageError
 from videogn.norms import norm_parameters
 
+_ANEW = "leave the option as it was, or start a run from the checkpoint's weights with --model.init_from"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -96,6 +98,29 @@ def _schedule(recipe: Recipe, progress: float) -> float:
     return 1.0
 
 
+class Schedule(torch.optim.lr_scheduler.LambdaLR):
+    """The recipe's learning rate, which is a function of the optimiser steps alone: a checkpoint says their number.
+
+    A LambdaLR would go on with the peak of the command that wrote the checkpoint.
+
+    Args:
+        optimizer: whose groups have the peak.
+        recipe: gives the factors.
+        total_steps: of the run.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int) -> None:
+        super().__init__(optimizer, lambda step: lr_factor(recipe, step, total_steps))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """When the optimiser has its own state."""
+        peaks = self.base_lrs
+        super().load_state_dict({**state_dict, "base_lrs": peaks})
+        for group, peak, factor in zip(self.optimizer.param_groups, peaks, self.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = peak, peak * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
 def accumulation(recipe: Recipe, clips_per_forward: int) -> int | None:
     """Batches per optimiser step that make ``clips_per_step``; None where the recipe does not set it.
 
@@ -146,19 +171,33 @@ def make_optimizer(network: nn.Module, recipe: Recipe, lr: float, fused: bool = 
     else:
         nesterov = recipe.nesterov and recipe.momentum > 0
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused or None)
-    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+    optimizer.register_load_state_dict_pre_hook(_keep_options)
     optimizer.register_load_state_dict_post_hook(_match_strides)
     return optimizer
 
 
-def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The kernel belongs to this run: a stored group would bring that of the machine and precision it was saved with.
+def _keep_options(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The options of this run, which stored groups would silently replace by those that they were saved with.
 
-    A group that is no longer fused under an optimiser that says it unscales gradients itself would step with scaled
-    ones.
+    So with the kernel: a group that is no longer fused under an optimiser that says it unscales gradients itself would
+    step with scaled ones.
+
+    Raises:
+        UsageError: the state of another kind of optimiser, or of other parameters.
     """
-    own = {name: optimizer.defaults[name] for name in ("fused", "foreach")}
-    return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
+    stored, own = state["param_groups"], optimizer.param_groups
+    if any(("betas" in group) != ("betas" in optimizer.defaults) for group in stored):
+        found, other = ("sgd", "adamw") if "momentum" in optimizer.defaults else ("adamw", "sgd")
+        raise UsageError(f"model.recipe.optimizer: expected {other}, as in the checkpoint, found {found}; {_ANEW}")
+    counts = [[len(group["params"]) for group in groups] for groups in (stored, own)]
+    if counts[0] != counts[1]:
+        raise UsageError(
+            f"model.freeze_stages: expected {sum(counts[0])} trained tensors, as in the checkpoint, found "
+            f"{sum(counts[1])}; {_ANEW}"
+        )
+    names = optimizer.defaults.keys() - {"lr"}
+    groups = [{**a, **{name: b[name] for name in names}} for a, b in zip(stored, own, strict=True)]
+    return {**state, "param_groups": groups}
 
 
 def _match_strides(optimizer: torch.optim.Optimizer) -> None:
