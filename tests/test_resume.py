@@ -92,8 +92,19 @@ def differences(a, b, path=""):
             [("step", 1), ("validation", 1)],
         ),
         ([*BRN, "--trainer.val_check_interval", "0.5"], [], [("validation", 0), ("end", 0)]),
+        (
+            [*BRN, "--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"],
+            [],
+            [("step", 1), ("validation", 1)],
+        ),
     ],
-    ids=["brn", "precise bn and ema", "accumulation and max_steps", "two validations an epoch"],
+    ids=[
+        "brn",
+        "precise bn and ema",
+        "accumulation and max_steps",
+        "two validations an epoch",
+        "validation within a step",
+    ],
 )
 def test_an_interrupted_run_ends_with_the_same_bits(options, callbacks, kills, tiny_config, tmp_path, kill):
     """Weights, optimiser, schedule, buffers, generators, counters and every logged value; other workers each time."""
@@ -129,6 +140,20 @@ def test_a_finished_run_has_nothing_to_do_and_can_be_made_longer(tiny_config, tm
     long, made_long = tmp_path / "long" / "version_0", folder / "version_0"
     assert table(made_long) == table(long)
     assert differences(state(long), state(made_long)) == []
+
+
+@pytest.mark.parametrize(("epoch", "options"), [(0, []), (1, ["--trainer.max_steps", "8"])])
+def test_a_validation_that_was_interrupted_may_be_left_out(epoch, options, tiny_config, tmp_path, kill):
+    """The batches and steps are those of the run all the same, and its epochs end."""
+    kill("validation", epoch)
+    with pytest.raises(Killed):
+        run("fit", tiny_config, tmp_path, *OPTIONS, *options)
+    options = [*OPTIONS, *options, "--trainer.limit_val_batches", "0", "--ckpt_path", "last"]
+    assert run("fit", tiny_config, tmp_path, *options) == 0
+    assert state(tmp_path / "version_0")["global_step"] == 8
+    rows = table(tmp_path / "version_0")
+    assert [row["step"] for row in rows if row["train/loss"]] == [str(step) for step in range(8)]
+    assert [row["step"] for row in rows if row["train/top1"]] == ["3", "7"]
 
 
 def test_a_run_from_the_best_checkpoint_is_in_a_folder_of_its_own(tiny_config, tmp_path):

@@ -11,16 +11,18 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from videogn.callbacks import generators
+from videogn.callbacks.checkpoint_io import CheckpointFiles
 from videogn.callbacks.loop_state import finish_restart, settle
 from videogn.callbacks.records import leaves_files, run_folder
+from videogn.checkpoint_files import FOLDER
 from videogn.errors import UsageError
 from videogn.loggers import positions, rewind
 
 KEY = "videogn_resume"
-FOLDER = "checkpoints"
 LAST = "last.ckpt"
 
 
@@ -56,7 +58,14 @@ class ResumePoints(Callback):
         self._stored: dict[str, Any] | None = None  # of the checkpoint that the run goes on from
         self._pending: dict[str, Any] | None = None  # states of generators that are put back with the first batch
         self._validation = False
+        self._max_steps = -1
+        self._left_out = False
         self._clock = _Clock()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stored = self._pending = None
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # which knows no ``keep``
+            trainer.strategy.checkpoint_io = CheckpointFiles()
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -79,11 +88,19 @@ class ResumePoints(Callback):
         if self._pending is not None:  # this is where the checkpoint is from
             self._put_back(trainer)
             return
+        if trainer.fit_loop._should_accumulate():  # within a step, whose gradients no checkpoint holds
+            return
         self._validation = True
         try:
             self.save(trainer)
         finally:
             self._validation = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._left_out:
+            loop = trainer.fit_loop.epoch_loop
+            loop.val_loop._has_run = loop.restarting = self._left_out = False
+            loop.max_steps = self._max_steps
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save(trainer)
@@ -99,11 +116,7 @@ class ResumePoints(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
-        batches = settle(
-            checkpoint["loops"]["fit_loop"],
-            int(trainer.num_training_batches),
-            self._validation,
-        )
+        batches = settle(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches, self._validation)
         metrics = {
             name: {state: _sum(trainer, value) for state, value in metric.metric_state.items()}
             for name, metric in _epoch_metrics(pl_module).items()
@@ -111,9 +124,7 @@ class ResumePoints(Callback):
         checkpoint[KEY] = {
             "batches": batches,
             "validation": self._validation,
-            "clips_per_batch": _clips_per_batch(trainer),
-            "videos": _videos(trainer),
-            "seed": _seed(trainer),
+            "order": _order(trainer),
             "generators": _of_all(generators.states(trainer.strategy.root_device)),
             "metrics": metrics if batches else None,
             "loggers": positions(trainer.loggers) if trainer.is_global_zero else None,
@@ -140,6 +151,7 @@ class ResumePoints(Callback):
             rewind(trainer.loggers, stored["loggers"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._max_steps = trainer.max_steps
         if self._stored is not None and self._stored["validation"] and trainer.max_steps != -1:
             # Of a run that has made all its steps, Lightning would leave out the validation.
             trainer.fit_loop.epoch_loop.max_steps += 1
@@ -149,7 +161,9 @@ class ResumePoints(Callback):
         if self._stored is None:
             _seed_by_rank(trainer)
             return
-        finish_restart(trainer, self._stored["batches"])
+        self._left_out = finish_restart(trainer, self._stored["batches"], self._stored["validation"])
+        if self._left_out and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         if self._stored["metrics"] is not None:
             for name, metric in _epoch_metrics(pl_module).items():
                 if trainer.is_global_zero:  # the sums of all processes
@@ -170,8 +184,7 @@ class ResumePoints(Callback):
                 generators.restore(every[trainer.global_rank], trainer.strategy.root_device)
             else:
                 _seed_by_rank(trainer)
-            if self._pending["validation"] and trainer.max_steps != -1:
-                trainer.fit_loop.epoch_loop.max_steps -= 1
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
             self._pending = None
 
 
@@ -207,33 +220,30 @@ def _check_same_order(trainer: Trainer, stored: dict[str, Any]) -> None:
     """Refuses to go on in the middle of an epoch whose remaining batches would be others."""
     if not stored["batches"]:
         return
-    for option, entry, found in (
-        ("data.batch_size x processes", "clips_per_batch", _clips_per_batch(trainer)),
-        ("data.root: videos of the training split", "videos", _videos(trainer)),
-        ("data.seed", "seed", _seed(trainer)),
-    ):
-        if stored[entry] != found:
+    for option, found in _order(trainer).items():
+        expected = stored["order"].get(option, found)
+        if expected != found:
             raise UsageError(
-                f"--ckpt_path {trainer.ckpt_path}: {option}: expected {stored[entry]}, as when the checkpoint was "
+                f"--ckpt_path {trainer.ckpt_path}: {option}: expected {expected}, as when the checkpoint was "
                 f"written in the middle of an epoch, found {found}: the rest of this epoch would be other clips. Use "
                 "the same data, seed and batch, or go on from a checkpoint of the end of an epoch (best-....ckpt)."
             )
 
 
-def _clips_per_batch(trainer: Trainer) -> int:
-    return int(trainer.datamodule.batch_size) * trainer.world_size  # type: ignore[attr-defined]
-
-
-def _videos(trainer: Trainer) -> int:
-    return len(trainer.datamodule.index("train"))  # type: ignore[attr-defined]
-
-
-def _seed(trainer: Trainer) -> int:
-    return int(trainer.datamodule.seed)  # type: ignore[attr-defined]
+def _order(trainer: Trainer) -> dict[str, int]:
+    """What decides which clips a batch has; nothing is known of data from elsewhere."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if not all(hasattr(data, name) for name in ("batch_size", "index", "seed")):
+        return {}
+    return {
+        "data.batch_size x processes": data.batch_size * trainer.world_size,
+        "data.root: videos of the training split": len(data.index("train")),
+        "data.seed": data.seed,
+    }
 
 
 def _epoch_metrics(module: Any) -> dict[str, Any]:
-    return dict(module.epoch_metrics.items())
+    return dict(getattr(module, "epoch_metrics", {}).items())
 
 
 def _sum(trainer: Trainer, value: Any) -> torch.Tensor:
