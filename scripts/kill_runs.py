@@ -51,19 +51,19 @@ def main() -> int:
         command += ["--data.root", str(folder / "data"), "--resume.every_n_steps", "7"]
         command += ["--trainer.enable_progress_bar", "false", *_ddp(arguments.config, arguments.processes)]
         alone, killed = folder / "alone", folder / "killed"
-        steps_before = run_alone([*command, "--trainer.default_root_dir", str(alone)])
+        seconds = run_alone([*command, "--trainer.default_root_dir", str(alone)])
         again = [*command, "--trainer.default_root_dir", str(killed), "--ckpt_path", "last"]
-        kills, moments = run_killed(again, killed, arguments)
+        moments = run_killed(again, killed, steps_done(alone), arguments)
         found = compare(_only_run(alone), _only_run(killed))
     fields = {
         "processes": arguments.processes,
-        "kills": kills,
+        "kills": len(moments),
         "steps_done_at_each_kill": moments,
         "steps": found["steps"],
         "values_compared": found["values"],
         "rows_of_metrics_compared": found["rows"],
         "different": found["different"],
-        "seconds_alone": round(steps_before),
+        "seconds_alone": round(seconds),
         "minutes": round((time.perf_counter() - start) / 60, 1),
     }
     for name, value in fields.items():
@@ -90,11 +90,19 @@ def run_alone(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def run_killed(command: list[str], folder: Path, arguments: argparse.Namespace) -> tuple[int, list[int]]:
+def run_killed(command: list[str], folder: Path, steps: int, arguments: argparse.Namespace) -> list[int]:
     """Starts and kills the command until it has been killed often enough; then lets it finish.
 
+    A run that has come further than its share of the kills is killed soon after its next start.
+
+    Args:
+        command: to be started again each time.
+        folder: of the run.
+        steps: of the whole run.
+        arguments: of this script.
+
     Returns:
-        How often it was killed, and how many optimiser steps its last checkpoint had each time.
+        How many optimiser steps the last checkpoint had at each kill.
     """
     chance = random.Random(arguments.seed)
     moments: list[int] = []
@@ -108,8 +116,10 @@ def run_killed(command: list[str], folder: Path, arguments: argparse.Namespace) 
             start_new_session=True,
         )
         enough = len(moments) >= arguments.kills
+        ahead = bool(moments) and moments[-1] / steps > len(moments) / arguments.kills
+        longest = arguments.longest / 2 if ahead else arguments.longest
         try:
-            _, said = process.communicate(timeout=None if enough else chance.uniform(0, arguments.longest))
+            _, said = process.communicate(timeout=None if enough else chance.uniform(0, longest))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -120,7 +130,7 @@ def run_killed(command: list[str], folder: Path, arguments: argparse.Namespace) 
             raise SystemExit(f"ended with {process.returncode} after {len(moments)} kills:\n{said}")
         if not enough:
             raise SystemExit(f"finished after {len(moments)} kills: choose a smaller --longest")
-        return len(moments), moments
+        return moments
 
 
 def steps_done(folder: Path) -> int:
