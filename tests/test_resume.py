@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -179,8 +180,24 @@ def half(tiny_config, folder, kill, *options):
         run("fit", tiny_config, folder, *OPTIONS, *options)
 
 
-def test_another_batch_in_the_middle_of_an_epoch(tiny_config, tmp_path, kill, capsys):
-    half(tiny_config, tmp_path, kill)
+@pytest.fixture(scope="module")
+def stopped(tiny_config, tmp_path_factory):
+    """The folder of a run that ended in the middle of its first epoch."""
+    with pytest.MonkeyPatch.context() as patches:
+
+        def step(self, *arguments, _step=VideoClassifier.training_step):
+            if self.trainer.global_step == 2:
+                raise Killed
+            return _step(self, *arguments)
+
+        patches.setattr(VideoClassifier, "training_step", step)
+        with pytest.raises(Killed):
+            run("fit", tiny_config, folder := tmp_path_factory.mktemp("stopped"), *OPTIONS)
+    return folder / "version_0"
+
+
+def test_another_batch_in_the_middle_of_an_epoch(stopped, tiny_config, tmp_path, capsys):
+    shutil.copytree(stopped, tmp_path / "version_0")
     assert run("fit", tiny_config, tmp_path, *OPTIONS, "--data.batch_size", "4", "--ckpt_path", "last") == 2
     error = capsys.readouterr().err
     assert "data.batch_size x processes: expected 2" in error
@@ -193,6 +210,32 @@ def test_averaged_weights_without_their_callback(tiny_config, tmp_path, kill, ca
     half(tiny_config, tmp_path / "runs", kill, "-c", str(overlay))
     assert run("fit", tiny_config, tmp_path / "runs", *OPTIONS, "--ckpt_path", "last") == 2
     assert "averages its weights" in capsys.readouterr().err
+
+
+NUMPY = ["MT19937", torch.zeros(624, dtype=torch.int64), 10**6, 0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"batches": None},
+        {"order": [1]},
+        {"metrics": {"train/top1": {"tp": torch.ones(3)}}},
+        {"generators": {"numpy": NUMPY}},
+        {"loggers": [{"files": 3}, {"rows": "x"}]},
+    ],
+    ids=lambda entries: next(iter(entries)),
+)
+def test_entries_that_make_no_sense(entries, stopped, tiny_config, tmp_path, capsys):
+    """They are an error of the file, in words."""
+    path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    shutil.copytree(stopped, tmp_path / "version_0")
+    whole = torch.load(path, weights_only=True)
+    if "numpy" in entries.get("generators", ()):
+        entries = {"generators": [whole["videogn_resume"]["generators"][0] | entries["generators"]]}
+    torch.save(whole | {"videogn_resume": whole["videogn_resume"] | entries}, path)
+    assert run("fit", tiny_config, tmp_path, *OPTIONS, "--ckpt_path", "last") == 2
+    assert "last.ckpt: videogn_resume: expected entries as this program writes them" in capsys.readouterr().err
 
 
 def test_words_that_are_no_checkpoint(tiny_config, tmp_path, capsys):

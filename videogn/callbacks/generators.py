@@ -29,11 +29,13 @@ def restore(stored: dict[str, Any], device: torch.device) -> None:
     """Puts the generators back to what :func:`states` found; that of a device only if there was one of its kind.
 
     Raises:
-        TypeError, ValueError, RuntimeError: these are no states.
+        LookupError, TypeError, ValueError, OverflowError, RuntimeError: these are no states.
     """
     version, numbers, gauss = stored["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = stored["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read its next numbers from whatever memory is there
+        raise ValueError(f"expected a position in {len(keys)} numbers, found {position}")
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(stored["torch"])
     if device.type == "cuda" and stored["cuda"] is not None:

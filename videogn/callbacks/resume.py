@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +146,13 @@ class ResumePoints(Callback):
         stored = checkpoint.get(KEY)
         if stored is None:
             return
-        _check_same_order(trainer, stored)
-        self._stored, self._pending = stored, stored
         folder = os.path.join(run_folder(trainer), FOLDER)
-        if trainer.is_global_zero and Path(str(trainer.ckpt_path)).parent.resolve() == Path(folder).resolve():
-            rewind(trainer.loggers, stored["loggers"])
+        with _entries_of(trainer):
+            _check_same_order(trainer, stored)
+            stored = stored | {"batches": int(stored["batches"]), "validation": bool(stored["validation"])}
+            self._stored = self._pending = stored
+            if trainer.is_global_zero and Path(str(trainer.ckpt_path)).parent.resolve() == Path(folder).resolve():
+                rewind(trainer.loggers, stored["loggers"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._max_steps = trainer.max_steps
@@ -167,8 +171,9 @@ class ResumePoints(Callback):
         if self._stored["metrics"] is not None:
             for name, metric in _epoch_metrics(pl_module).items():
                 if trainer.is_global_zero:  # the sums of all processes
-                    for state, value in self._stored["metrics"].get(name, {}).items():
-                        setattr(metric, state, value.to(metric.device))
+                    with _entries_of(trainer):
+                        for state, value in self._stored["metrics"].get(name, {}).items():
+                            metric.metric_state[state].copy_(value)
                 metric._update_count = 1
         rank_zero_info(
             f"going on in epoch {trainer.current_epoch}, after {self._stored['batches']} of its "
@@ -179,11 +184,12 @@ class ResumePoints(Callback):
     def _put_back(self, trainer: Trainer) -> None:
         """Gives the generators their states, if that is where the checkpoint is from, and counts steps as before."""
         if self._pending is not None:
-            every = self._pending["generators"]
-            if trainer.global_rank < len(every):
-                generators.restore(every[trainer.global_rank], trainer.strategy.root_device)
-            else:
-                _seed_by_rank(trainer)
+            with _entries_of(trainer):
+                every = self._pending["generators"]
+                if trainer.global_rank < len(every):
+                    generators.restore(every[trainer.global_rank], trainer.strategy.root_device)
+                else:
+                    _seed_by_rank(trainer)
             trainer.fit_loop.epoch_loop.max_steps = self._max_steps
             self._pending = None
 
@@ -208,6 +214,21 @@ class _Clock:
         # As late as the pace says, but at most twice as far as it was watched.
         self._ask = step + max(1, int(min(left, done)))
         return bool(gone >= seconds)
+
+
+@contextlib.contextmanager
+def _entries_of(trainer: Trainer) -> Iterator[None]:
+    """What goes wrong with entries of the checkpoint is told as an error of that file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(
+            f"{trainer.ckpt_path}: {KEY}: expected entries as this program writes them, found others ({reason:.200}); "
+            "the file is damaged, or of another version"
+        ) from error
 
 
 def _seed_by_rank(trainer: Trainer) -> None:
