@@ -31,6 +31,7 @@ ALLOWED = {
     "checkpoint_files": {"checkpoint", "errors"},
     "weights": {"checkpoint", "errors", "fold", "i3d", "norms", "spec"},
     "run_setup": {"errors", "i3d", "norms", "spec", "weights"},
+    "run_options": {"errors"},
     "data": {"errors", "launching", "spec"},
     "module": {
         "blocks",
@@ -96,6 +97,7 @@ ALLOWED = {
         "launching",
         "loggers",
         "module",
+        "run_options",
         "spec",
         "stopping",
         "weights",
@@ -126,7 +128,16 @@ ALLOWED = {
     },
     "data_cli": {"data", "errors"},
 }
-LIGHTNING = {"module", "evaluation_module", "data.datamodule", "callbacks", "loggers", "training_cli", "pretrain_cli"}
+LIGHTNING = {
+    "module",
+    "evaluation_module",
+    "data.datamodule",
+    "callbacks",
+    "loggers",
+    "run_options",
+    "training_cli",
+    "pretrain_cli",
+}
 CODECS = {"data.decode", "data.demo", "data.encode"}
 
 

@@ -44,6 +44,7 @@ from videogn.errors import UsageError
 from videogn.launching import check_processes
 from videogn.loggers import EventFiles, MetricsTable
 from videogn.module import VideoClassifier
+from videogn.run_options import check_trainer_options, folder_of_runs, keeps_checkpoints, without_checkpoints
 from videogn.spec import Protocol
 from videogn.stopping import Stopped
 from videogn.weights import read_source
@@ -155,9 +156,8 @@ class VideoCLI(LightningCLI):
                 "option out."
             )
         if subcommand == "fit" and path == "last":
-            self._resumed = find_last(
-                self.config[subcommand].trainer.default_root_dir or os.curdir, rank_zero_only(log.warning)
-            )
+            folder = folder_of_runs(self.config[subcommand].trainer.as_dict())
+            self._resumed = find_last(folder, rank_zero_only(log.warning))
             path = self._resumed and str(self._resumed)
             if path is None:
                 rank_zero_info("--ckpt_path last: there is no checkpoint yet; the run starts")
@@ -227,8 +227,9 @@ class VideoCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         config["default_root_dir"] = config["default_root_dir"] or os.curdir  # as null is for Lightning
-        if not config.get("fast_dev_run"):
-            _check_writable(config["default_root_dir"])
+        check_trainer_options(config)
+        if not keeps_checkpoints(config):
+            callbacks = without_checkpoints(callbacks)
         points = [callback for callback in callbacks if isinstance(callback, ResumePoints)]
         # Before all others: see there.
         config["callbacks"] = [*points, *map(StopSignals, points), *(config["callbacks"] or [])]
@@ -236,7 +237,7 @@ class VideoCLI(LightningCLI):
         summary = RunSummary()
         records = [PredictionsWriter(), TrainingRecord(summary)]
         callbacks = [OwnFiles(), summary, DataWait(), AverageStatistics(), *records, Scores(), *callbacks]
-        if config["logger"] in (None, True):
+        if config["logger"] is True or (config["logger"] is None and not config.get("barebones")):
             table = MetricsTable(config["default_root_dir"], self._resumed_version())
             config["logger"] = [EventFiles(table.save_dir, table.version), table]
         if config["logger"] and not config.get("fast_dev_run"):
@@ -266,6 +267,8 @@ class VideoCLI(LightningCLI):
         except Stopped:
             patience = _END_SECONDS
             raise
+        except MisconfigurationException as error:
+            raise UsageError(str(error)) from error
         except OSError as error:
             told = lost_folder(error, self.trainer.default_root_dir)
             if told is None:
@@ -273,15 +276,6 @@ class VideoCLI(LightningCLI):
             raise told from error
         finally:
             end_children(self.trainer, patience)
-
-
-def _check_writable(folder: str | os.PathLike[str]) -> None:
-    """Refuses a place for runs that is read-only or a file, before anything is computed."""
-    there = Path(os.path.abspath(folder))
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UsageError(f"trainer.default_root_dir: expected a folder that can be written, found {there}")
 
 
 def hide_remarks() -> None:
