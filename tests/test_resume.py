@@ -4,11 +4,13 @@ import csv
 import itertools
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from runs import run
 
-from videogn.callbacks import ResumePoints
+from videogn.callbacks import CheckpointFiles, ResumePoints
+from videogn.errors import UsageError
 from videogn.module import VideoClassifier
 
 OPTIONS = [
@@ -236,6 +238,18 @@ def test_entries_that_make_no_sense(entries, stopped, tiny_config, tmp_path, cap
     torch.save(whole | {"videogn_resume": whole["videogn_resume"] | entries}, path)
     assert run("fit", tiny_config, tmp_path, *OPTIONS, "--ckpt_path", "last") == 2
     assert "last.ckpt: videogn_resume: expected entries as this program writes them" in capsys.readouterr().err
+
+
+def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path):
+    """A run learns with its first checkpoint that none of them could be gone on from."""
+    path = tmp_path / "last.ckpt"
+    state = {"weights": {"a": torch.ones(3)}, "best": (1, 0.5, None, "x", b"x", {1})}
+    CheckpointFiles().save_checkpoint({"callbacks": {"Mine": state}, "epoch": 1}, path)
+    before = path.read_bytes()
+    for value, found in ((np.float64(0.5), "numpy"), (lambda: 0, "Can't")):
+        with pytest.raises(UsageError, match=rf"last\.ckpt: is not written.*: callbacks\.Mine: .*found {found}"):
+            CheckpointFiles().save_checkpoint({"callbacks": {"Mine": {"best": [value]}}, "epoch": 1}, path)
+    assert path.read_bytes() == before
 
 
 def test_words_that_are_no_checkpoint(tiny_config, tmp_path, capsys):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import re
+from collections import OrderedDict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from videogn import checkpoint as checkpoint_format
 from videogn.checkpoint_card import require
 from videogn.checkpoint_storage import cannot_write, write
+from videogn.errors import UsageError
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
@@ -35,13 +39,18 @@ class CheckpointFiles(TorchCheckpointIO):
     :func:`videogn.checkpoint_storage.write`. Files and folders of weights are read as the checkpoint of a run.
     """
 
+    _readable = False  # what this run writes can be read again, as its first checkpoint shows
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Raises UsageError where the file cannot be written: what was there is intact."""
+        """Raises UsageError where the file cannot be written, or not be read again: what was there is intact."""
         options = dict(storage_options or {})
         keep = options.pop("keep", None)
         if options:
             raise ValueError(f"storage_options: expected keep alone, found {sorted(options)} too")
         path = Path(path)
+        if not self._readable:
+            _check_readable(checkpoint, path)
+            self._readable = True
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, lambda file: torch.save(checkpoint, file), keep)
@@ -117,6 +126,32 @@ def _inside(folder: str, name: Any) -> str:
     """The file of that name in the folder; empty for what is no name of a checkpoint."""
     base = os.path.basename(name) if isinstance(name, str) else ""
     return os.path.join(folder, base) if base.endswith(".ckpt") and "\0" not in base else ""
+
+
+def _check_readable(checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuses what ``weights_only=True`` does not read, such as NumPy's numbers in the state of a callback."""
+    entries = {**checkpoint, **{f"callbacks.{key}": value for key, value in checkpoint.get("callbacks", {}).items()}}
+    entries.pop("callbacks", None)
+    for name, value in entries.items():
+        file = io.BytesIO()
+        try:
+            torch.save(_without_values(value), file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            raise UsageError(
+                f"{path}: is not written, because it could not be read again: {name}: expected plain values and "
+                f"tensors, found {found[1] if found else error!s:.200}"
+            ) from error
+
+
+def _without_values(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return None
+    if type(value) in (dict, OrderedDict):
+        return {key: _without_values(entry) for key, entry in value.items()}
+    return [_without_values(entry) for entry in value] if type(value) in (list, tuple) else value
 
 
 def _bytes(value: Any) -> int:
