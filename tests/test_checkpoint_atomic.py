@@ -44,7 +44,7 @@ def test_killed_at_random_moments(tmp_path):
     last, moments, seen = tmp_path / "last.ckpt", random.Random(0), 0
     partial = 0
     put(last, 0, keep=3)
-    for _ in range(50):
+    for _ in range(25):
         start = seen + 1
         child = os.fork()
         if child == 0:
@@ -62,8 +62,8 @@ def test_killed_at_random_moments(tmp_path):
         ]
         seen = found["last.ckpt"]
         partial += any(path.name.startswith(".") for path in tmp_path.iterdir())
-    assert seen > 10
-    assert partial > 10, "the kills came too late or too early to hit a write"
+    assert seen > 5
+    assert partial > 5, "the kills came too late or too early to hit a write"
     put(last, seen + 1, keep=3)
     assert in_folder(tmp_path)["last.ckpt"] == seen + 1
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

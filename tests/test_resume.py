@@ -9,7 +9,7 @@ import pytest
 import torch
 from runs import run
 
-from videogn.callbacks import CheckpointFiles, ResumePoints
+from videogn.callbacks import CheckpointFiles, ResumePoints, resume
 from videogn.errors import UsageError
 from videogn.module import VideoClassifier
 
@@ -24,6 +24,7 @@ OPTIONS = [
     "1",
 ]
 BRN = ["--model.norm", "brn", "--model.norm_kwargs", "null", "--model.recipe.optimizer", "adamw"]
+SHORT = ["--trainer.limit_val_batches", "4"]
 BN = ["--model.norm", "bn", "--model.norm_kwargs", "null"]
 EMA = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
 PRECISE = "{class_path: videogn.callbacks.PreciseBN, init_args: {num_batches: 2}}"
@@ -94,9 +95,9 @@ def differences(a, b, path=""):
             [],
             [("step", 1), ("validation", 1)],
         ),
-        ([*BRN, "--trainer.val_check_interval", "0.5"], [], [("validation", 0), ("end", 0)]),
+        ([*BRN, *SHORT, "--trainer.val_check_interval", "0.5"], [], [("validation", 0), ("end", 0)]),
         (
-            [*BRN, "--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"],
+            [*BRN, *SHORT, "--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "3"],
             [],
             [("step", 1), ("validation", 1)],
         ),
@@ -204,6 +205,14 @@ def test_another_batch_in_the_middle_of_an_epoch(stopped, tiny_config, tmp_path,
     error = capsys.readouterr().err
     assert "data.batch_size x processes: expected 2" in error
     assert "found 4" in error
+
+
+def test_processes_that_found_different_checkpoints(stopped, tiny_config, tmp_path, monkeypatch, capsys):
+    """As on machines without a common disk: those without one would start anew, and wait for the others for ever."""
+    shutil.copytree(stopped, tmp_path / "version_0")
+    monkeypatch.setattr(resume, "_of_all", lambda value: [value, None])
+    assert run("fit", tiny_config, tmp_path, *OPTIONS, "--ckpt_path", "last") == 2
+    assert "expected the same checkpoint in all processes, found one after 2, none steps" in capsys.readouterr().err
 
 
 def test_averaged_weights_without_their_callback(tiny_config, tmp_path, kill, capsys):

@@ -88,6 +88,7 @@ class VideoCLI(LightningCLI):
     def __init__(self, args: Sequence[str] | None) -> None:
         self._arguments = list(args) if args is not None else None
         self._resumed: Path | None = None  # the checkpoint that `--ckpt_path last` stands for
+        self._begin: int | None = None  # optimiser steps of the checkpoint
         super().__init__(
             VideoClassifier,
             self.data_class,
@@ -170,6 +171,7 @@ class VideoCLI(LightningCLI):
             self._parse_init_from(subcommand)
             return
         stored = read_checkpoint(path)
+        self._begin = stored.get("global_step")
         if subcommand == "fit" and not checkpoint_format.holds_run(stored):
             raise UsageError(
                 f"--ckpt_path {path}: these are weights without the state of a run that could go on; to start from "
@@ -231,6 +233,8 @@ class VideoCLI(LightningCLI):
         if not keeps_checkpoints(config):
             callbacks = without_checkpoints(callbacks)
         points = [callback for callback in callbacks if isinstance(callback, ResumePoints)]
+        for callback in points:
+            callback.begin = self._begin
         # Before all others: see there.
         config["callbacks"] = [*points, *map(StopSignals, points), *(config["callbacks"] or [])]
         callbacks = [callback for callback in callbacks if callback not in points]

@@ -46,6 +46,10 @@ class ResumePoints(Callback):
         every_n_steps: optimiser steps between two of these checkpoints; null leaves it to the time.
         every_n_minutes: minutes between them; null leaves it to the steps. Each validation has one in any case.
         keep: how many are kept: the one before last.ckpt is last-1.ckpt.
+
+    Attributes:
+        begin: optimiser steps of the checkpoint that this process has found to go on from, if its caller knows; None
+            without one. All processes must have found the same.
     """
 
     def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 10.0, keep: int = 2) -> None:
@@ -57,6 +61,7 @@ class ResumePoints(Callback):
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.keep = keep
+        self.begin: int | None = None
         self._stored: dict[str, Any] | None = None  # of the checkpoint that the run goes on from
         self._pending: dict[str, Any] | None = None  # states of generators that are put back with the first batch
         self._validation = False
@@ -66,6 +71,13 @@ class ResumePoints(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stored = self._pending = None
+        every = _of_all(self.begin) if stage == "fit" else []
+        if len(set(every)) > 1:
+            steps = ", ".join("none" if step is None else str(step) for step in every)
+            raise UsageError(
+                f"--ckpt_path: expected the same checkpoint in all processes, found one after {steps} steps: the runs' "
+                "folder (trainer.default_root_dir) has to be on a disk that all machines share"
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # which knows no ``keep``
             trainer.strategy.checkpoint_io = CheckpointFiles()
 
