@@ -30,12 +30,15 @@ from videogn.callbacks import (
     OwnFiles,
     PredictionsWriter,
     ResumePoints,
+    RunFolder,
     RunSummary,
     Scores,
     StopSignals,
     TrainingRecord,
     end_children,
+    make_new_folder,
 )
+from videogn.callbacks.records import leaves_files
 from videogn.checkpoint_files import find_last
 from videogn.checkpoint_files import read as read_checkpoint
 from videogn.checkpoint_storage import lost_folder
@@ -236,7 +239,7 @@ class VideoCLI(LightningCLI):
         for callback in points:
             callback.begin = self._begin
         # Before all others: see there.
-        config["callbacks"] = [*points, *map(StopSignals, points), *(config["callbacks"] or [])]
+        config["callbacks"] = [RunFolder(), *points, *map(StopSignals, points), *(config["callbacks"] or [])]
         callbacks = [callback for callback in callbacks if callback not in points]
         summary = RunSummary()
         records = [PredictionsWriter(), TrainingRecord(summary)]
@@ -266,10 +269,16 @@ class VideoCLI(LightningCLI):
         patience = _FAILED_SECONDS
         check_processes(self.trainer.strategy.launcher)
         try:
+            if self._resumed_version() is None and leaves_files(self.trainer):
+                make_new_folder(self.trainer.loggers)
             super()._run_subcommand(subcommand)
             patience = _END_SECONDS
         except Stopped:
             patience = _END_SECONDS
+            raise
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # after which Lightning exits as after a failure
+                raise KeyboardInterrupt from stop
             raise
         except MisconfigurationException as error:
             raise UsageError(str(error)) from error

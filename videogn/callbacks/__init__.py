@@ -8,6 +8,7 @@ from videogn.callbacks.non_finite import NonFinite
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.records import TrainingRecord
 from videogn.callbacks.resume import ResumePoints
+from videogn.callbacks.run_folder import RunFolder, make_new_folder
 from videogn.callbacks.scores import Scores
 from videogn.callbacks.signals import StopSignals
 from videogn.callbacks.statistics import AverageStatistics, PreciseBN
@@ -24,9 +25,11 @@ __all__ = [
     "PreciseBN",
     "PredictionsWriter",
     "ResumePoints",
+    "RunFolder",
     "RunSummary",
     "Scores",
     "StopSignals",
     "TrainingRecord",
     "end_children",
+    "make_new_folder",
 ]
