@@ -32,13 +32,14 @@ class ResumePoints(Callback):
     """Writes ``checkpoints/last.ckpt`` into the run's folder, and goes on exactly from such a checkpoint.
 
     It is written before a batch is used, when everything about the batches before it is done and logged; at the
-    beginning of each validation, which is run again as a whole if it is interrupted; and at the end of training. Beside
-    what Lightning stores it holds the states of all processes' random generators, of the metrics of the running epoch,
-    and how far the loggers were. A run that goes on from it computes, on the same hardware with as many threads, the
-    same weights and writes the same metrics, to the bit, with any number of data workers.
+    beginning of each validation but those within an optimiser step, which is run again as a whole if it is interrupted;
+    and at the end of training. Beside what Lightning stores it holds the states of all processes' random generators, of
+    the metrics of the running epoch, and how far the loggers were. A run that goes on from it computes, on the same
+    hardware with as many threads, the same weights and writes the same metrics, to the bit, with any number of workers.
 
     Every other checkpoint of the run holds the same, so that a run can go on from its best one, too; the figures that
-    are logged at the end of that epoch are then left to the run that wrote it.
+    are logged at the end of that epoch are then left to the run that wrote it. From one that was written within an
+    optimiser step, the batches of that step are done again.
 
     Has to come before the other callbacks, which might draw random numbers or change weights before it saves.
 
@@ -90,6 +91,11 @@ class ResumePoints(Callback):
         folder = os.path.join(run_folder(trainer), FOLDER)
         trainer.save_checkpoint(os.path.join(folder, LAST), weights_only=False, storage_options={"keep": self.keep})
         self._clock.saved(trainer.global_step)
+
+    @property
+    def saved_step(self) -> int:
+        """Optimiser steps that ``last.ckpt`` has; 0 before there is one."""
+        return self._clock.step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._put_back(trainer)

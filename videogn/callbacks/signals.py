@@ -24,8 +24,8 @@ class StopSignals(Callback):
     """SIGTERM and SIGUSR1 end a run at the next point where nothing is lost; see :mod:`videogn.stopping`.
 
     In training that is before the first batch of an optimiser step, where it is saved; in a validation the next batch,
-    as training was saved before it; in an evaluation the next batch, as its journal has the videos that are done. A run
-    that is at its end finishes.
+    as training was saved before it, or, where it is within an optimiser step, some steps earlier; in an evaluation the
+    next batch, as its journal has the videos that are done. A run that is at its end finishes.
 
     Of several processes any may be asked. A thread of each tells the others so, and which step its process is in; they
     stop before the first step that none has begun. No exchange between devices is needed, nor anything per step.
@@ -84,7 +84,11 @@ class StopSignals(Callback):
         if trainer.state.fn != "fit":
             text = f"stopped by {signal.Signals(number).name}; the same command goes on (exit code {CODES[number]})"
         else:
-            text = _text(number, "what was trained is saved" if trainer.global_step else "nothing was trained yet")
+            saved, step = self._points.saved_step, trainer.global_step
+            done = "what was trained is saved" if step else "nothing was trained yet"
+            if saved != step:  # a validation within an optimiser step
+                done = f"step {saved} of the {step} that were trained is saved" if saved else "nothing is saved yet"
+            text = _text(number, done)
         raise Stopped(number, text)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
