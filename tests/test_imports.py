@@ -100,8 +100,10 @@ ALLOWED = {
         "run_options",
         "spec",
         "stopping",
+        "video_parser",
         "weights",
     },
+    "video_parser": set(),
     "pretrain_cli": {"data.datamodule_images", "errors", "training_cli"},
     "weights_cli": {
         "checkpoint",
@@ -136,6 +138,7 @@ LIGHTNING = {
     "loggers",
     "run_options",
     "training_cli",
+    "video_parser",
     "pretrain_cli",
 }
 CODECS = {"data.decode", "data.demo", "data.encode"}

@@ -84,3 +84,14 @@ def test_a_run_that_has_done_more_epochs_than_it_is_asked_for(tiny_config, tmp_p
     assert run("fit", tiny_config, tmp_path, *options, "--trainer.max_epochs", "2") == 0
     assert run("fit", tiny_config, tmp_path, *options, "--ckpt_path", "last") == 2
     assert "current_epoch=2" in capsys.readouterr().err
+
+
+def test_a_second_writer_of_the_last_checkpoint_is_refused(tiny_config, tmp_path, capsys):
+    assert run("fit", tiny_config, tmp_path, "--checkpoint.save_last", "true") == 2
+    assert "--checkpoint.save_last: last.ckpt is written at every validation anyway" in capsys.readouterr().err
+
+
+def test_averages_that_no_checkpoint_holds_are_told(tiny_config, tmp_path):
+    averaging = "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.01}}"
+    with pytest.warns(UserWarning, match="stores no averages in checkpoints"):
+        assert run("fit", tiny_config, tmp_path, "--trainer.callbacks", f"[{averaging}]") == 0

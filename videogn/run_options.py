@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from videogn.errors import UsageError
 
@@ -61,6 +62,25 @@ def check_trainer_options(trainer: Mapping[str, Any]) -> None:
         )
     if not trainer.get("fast_dev_run") and not trainer.get("barebones"):
         _check_writable(trainer["default_root_dir"])
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuses or warns of callbacks of Lightning that would spoil what a run goes on from.
+
+    Raises:
+        UsageError: a second writer of ``last.ckpt``.
+    """
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_last:
+            raise UsageError(
+                "--checkpoint.save_last: last.ckpt is written at every validation anyway, so that the run can go on "
+                "exactly (see --resume.every_n_steps and --resume.keep); leave the option out"
+            )
+        if isinstance(callback, StochasticWeightAveraging):
+            rank_zero_warn(
+                "StochasticWeightAveraging stores no averages in checkpoints: a run with it that is interrupted does "
+                "not go on exactly. EMAWeightAveraging (configs/ema.yaml) does."
+            )
 
 
 def keeps_checkpoints(trainer: Mapping[str, Any]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import inspect
 import logging
 import os
@@ -11,7 +9,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -47,9 +45,16 @@ from videogn.errors import UsageError
 from videogn.launching import check_processes
 from videogn.loggers import EventFiles, MetricsTable
 from videogn.module import VideoClassifier
-from videogn.run_options import check_trainer_options, folder_of_runs, keeps_checkpoints, without_checkpoints
+from videogn.run_options import (
+    check_callbacks,
+    check_trainer_options,
+    folder_of_runs,
+    keeps_checkpoints,
+    without_checkpoints,
+)
 from videogn.spec import Protocol
 from videogn.stopping import Stopped
+from videogn.video_parser import VideoParser
 from videogn.weights import read_source
 
 log = logging.getLogger(__name__)
@@ -66,21 +71,6 @@ _NOISE = (
 _END_SECONDS = 30.0  # for the processes that Lightning has started to end when this one does; and when it fails:
 _FAILED_SECONDS = 5.0
 _USAGE = "videogn {command} [-c CONFIG.yaml ...] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
-
-
-class VideoParser(LightningArgumentParser):
-    """Names the nearest option when one is misspelled."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"unrecognized arguments: (--[\w.+-]+)", message)
-        if unknown:
-            options = [option for parser in self._all_parsers() for option in parser._option_string_actions]
-            near = difflib.get_close_matches(unknown[1], options, n=1)
-            message += f"; nearest: {near[0]}" if near else ""
-        super().error(message, ex)
-
-    def _all_parsers(self) -> list[Any]:
-        return [self, *(getattr(self, "_subcommands_action", None) or argparse.Namespace(choices={})).choices.values()]
 
 
 class VideoCLI(LightningCLI):
@@ -233,6 +223,7 @@ class VideoCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         config["default_root_dir"] = config["default_root_dir"] or os.curdir  # as null is for Lightning
         check_trainer_options(config)
+        check_callbacks([*callbacks, *(config["callbacks"] or [])])
         if not keeps_checkpoints(config):
             callbacks = without_checkpoints(callbacks)
         points = [callback for callback in callbacks if isinstance(callback, ResumePoints)]
