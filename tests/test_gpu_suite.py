@@ -25,6 +25,8 @@ from gpu_suite_report import report
 from gpu_suite_sites import norm_sites, site_groups
 from gpu_suite_steps import eval_groups, step_groups
 
+pytestmark = pytest.mark.slow  # every section of the suite
+
 SCRIPTS = Path(gpu_suite.__file__).parent
 CPU = torch.device("cpu")
 SECTIONS = ["correctness", "sites", "steps", "evaluation"]

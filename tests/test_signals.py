@@ -18,6 +18,8 @@ from videogn.launching import join_launcher
 from videogn.module import VideoClassifier
 from videogn.stopping import REQUESTS, Stopped, StopRequests
 
+pytestmark = pytest.mark.slow  # the command in processes of its own
+
 TWO_EPOCHS = ["--data.batch_size", "2", "--trainer.max_epochs", "2", "--model.dropout", "0.5"]  # of four steps
 
 

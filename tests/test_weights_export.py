@@ -21,6 +21,8 @@ from videogn.norms import NORMS, is_norm
 from videogn.weights.accuracy import measured_accuracy
 from videogn.weights.programs import Program, _GroupNorm, load_onnx, load_pt2, save_onnx, save_pt2, trace
 
+pytestmark = pytest.mark.slow  # programs of every norm
+
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 

@@ -157,7 +157,8 @@ class VideoClassifier(VideoEvaluation):
         """Logits (B, num_classes) of uint8 clips (B, 3, T, H, W), RGB, normalised here by the clip specification."""
         if self.clip is None:
             raise UsageError("this model has no clip specification yet: load a checkpoint, or attach a datamodule")
-        pixels = to_float(clips, self.clip, next(self.network.parameters()).dtype)
+        dtype = next((parameter.dtype for parameter in self.network.parameters()), torch.float32)
+        pixels = to_float(clips, self.clip, dtype)
         if self.compile_network and not self.training:
             with torch.compiler.set_stance("force_eager"):  # each size of evaluation clips would be compiled anew
                 return self.network(pixels)

@@ -33,6 +33,7 @@ from videogn.callbacks import (
     Scores,
     StopSignals,
     TrainingRecord,
+    WatchFirst,
     end_children,
     make_new_folder,
 )
@@ -229,8 +230,10 @@ class VideoCLI(LightningCLI):
         points = [callback for callback in callbacks if isinstance(callback, ResumePoints)]
         for callback in points:
             callback.begin = self._begin
+        together = FailTogether()
         # Before all others: see there.
-        config["callbacks"] = [RunFolder(), *points, *map(StopSignals, points), *(config["callbacks"] or [])]
+        first = [WatchFirst(together), RunFolder(), *points, *map(StopSignals, points)]
+        config["callbacks"] = [*first, *(config["callbacks"] or [])]
         callbacks = [callback for callback in callbacks if callback not in points]
         summary = RunSummary()
         records = [PredictionsWriter(), TrainingRecord(summary)]
@@ -240,7 +243,7 @@ class VideoCLI(LightningCLI):
             config["logger"] = [EventFiles(table.save_dir, table.version), table]
         if config["logger"] and not config.get("fast_dev_run"):
             callbacks.append(LearningRateMonitor("step"))
-        callbacks.append(FailTogether())  # behind the others: on an error it may end the process
+        callbacks.append(together)
         trainer = super()._instantiate_trainer(config, callbacks)
         trainer.strategy.checkpoint_io = CheckpointFiles()
         return trainer

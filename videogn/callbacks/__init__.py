@@ -3,7 +3,7 @@
 from videogn.callbacks.bad_videos import BadVideos
 from videogn.callbacks.checkpoint_io import CheckpointFiles, OwnFiles
 from videogn.callbacks.data_wait import DataWait
-from videogn.callbacks.failures import FailTogether, end_children
+from videogn.callbacks.failures import FailTogether, WatchFirst, end_children
 from videogn.callbacks.non_finite import NonFinite
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.records import TrainingRecord
@@ -30,6 +30,7 @@ __all__ = [
     "Scores",
     "StopSignals",
     "TrainingRecord",
+    "WatchFirst",
     "end_children",
     "make_new_folder",
 ]

@@ -36,11 +36,15 @@ class FailTogether(Callback):
     connections close, and else after a minute without a sign of life.
 
     The processes meet in the key-value store that torch.distributed has started them with.
+
+    Its place is behind the other callbacks, because on an error it may end the process; that of :class:`WatchFirst`
+    before them.
     """
 
     _watch: _Watch | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def watch(self, trainer: Trainer) -> None:
+        """Begins to look after the other processes."""
         store = shared_store()
         if store is not None:
             self._watch = _Watch(store, _take_children(trainer))
@@ -57,6 +61,20 @@ class FailTogether(Callback):
             self._watch.done.set()
         else:
             self._watch.fail(exception)
+
+
+class WatchFirst(Callback):
+    """Has the watch begin before other callbacks exchange anything with processes that may be gone.
+
+    Args:
+        together: whose watch it is.
+    """
+
+    def __init__(self, together: FailTogether) -> None:
+        self._together = together
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._together.watch(trainer)
 
 
 class _Watch:

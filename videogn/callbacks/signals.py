@@ -74,8 +74,8 @@ class StopSignals(Callback):
         self._leave(trainer)
 
     def _leave(self, trainer: Trainer) -> None:
-        if trainer.state.fn != "fit":
-            REQUESTS.deferred = True  # until the files of the result are written
+        if not trainer.sanity_checking:  # before which there is nothing to save
+            REQUESTS.deferred = True  # of an evaluation: until the files of the result are written
         number = REQUESTS.asked
         if number is None and self._processes is not None:
             number = self._processes.asked
