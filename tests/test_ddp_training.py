@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 from ddp_runs import groups
-from runs import run
+from runs import run, write_trained_bn
 
 import videogn
-from videogn.checkpoint import description, write_weights
 from videogn.module import VideoClassifier
 
 pytestmark = pytest.mark.slow  # the processes start once for all tests of this file, in more than ten seconds
@@ -40,12 +39,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ranks(tiny_config, folder):
     """Of each of two ranks: networks under torch's DDP, and two steps of ``videogn fit`` with every norm."""
-    trained = VideoClassifier(8, variant="8x8", width=8, norm="bn")
-    for name, tensor in trained.network.state_dict().items():
-        if "running" in name:
-            tensor.uniform_(0.5, 1.5)
     start = folder / "bn.safetensors"
-    write_weights(start, trained.network.state_dict(), description(trained.architecture, None, None))
+    write_trained_bn(start)
     common = ["fit", "-c", str(tiny_config), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     common += ["--data.batch_size", "2"]
     jobs = {}

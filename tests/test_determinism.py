@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 from ddp_runs import command_line, fingerprint, groups, train_curves
+from runs import write_trained_bn
 
-from videogn.checkpoint import description, write_weights
 from videogn.data.demo import DemoSpec, generate_demo
-from videogn.module import VideoClassifier
 from videogn.report.curves import read_curves
 
 STEPS = 20
@@ -95,12 +94,8 @@ def test_the_same_command_twice_gives_the_same_weights(by_workers, tmp_path):
 def by_processes(command, tmp_path_factory):
     """By norm: what 1 process with batches of 8 finds, and each of 2 with batches of 4, in float64 without dropout."""
     folder = tmp_path_factory.mktemp("processes")
-    trained = VideoClassifier(8, variant="8x8", width=8, norm="bn")
-    for name, tensor in trained.network.state_dict().items():
-        if "running" in name:
-            tensor.uniform_(0.5, 1.5)
     start = folder / "bn.safetensors"
-    write_weights(start, trained.network.state_dict(), description(trained.architecture, None, None))
+    write_trained_bn(start)
 
     def jobs(processes):
         found = {}

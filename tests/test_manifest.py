@@ -106,7 +106,7 @@ def test_foreign_and_damaged_files_stay_as_they_are(tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("videogn.data.files._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("videogn.data.files.LOCK_SECONDS", 0.1)
     path = manifest_path(tmp_path)
     with ManifestWriter(path), pytest.raises(UsageError, match="found another `videogn data` command"):
         ManifestWriter(path)

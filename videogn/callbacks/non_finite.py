@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from videogn.callbacks import non_finite_record as record
+from videogn.callbacks.exchange import of_all
 from videogn.callbacks.non_finite_record import Found, Suspect
 from videogn.callbacks.records import leaves_files, run_folder
 
@@ -134,7 +134,7 @@ class NonFinite(Callback):
         batches, self._batches = self._batches, []
         if _looks_finite(trainer, pl_module, batches):
             return
-        found = _of_all(self._look(trainer, pl_module, batches))
+        found = of_all(self._look(trainer, pl_module, batches))
         in_loss = any(batch.what.startswith("loss") for each in found for batch in each.batches)
         if not in_loss and not any(each.gradients for each in found):
             return  # only their sum was not
@@ -253,11 +253,3 @@ def _video(trainer: Trainer, number: int) -> str:
 
 def _path(trainer: Trainer) -> str:
     return os.path.join(run_folder(trainer), record.FILE)
-
-
-def _of_all(value: Found) -> list[Found]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
-    return every

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from videogn.callbacks.exchange import of_all
 from videogn.callbacks.fingerprint import what_decides
 from videogn.callbacks.journal import Journal, journal_folder, other_journals
 from videogn.callbacks.records import circumstances, leaves_files, peak_resident, run_folder
@@ -90,7 +91,7 @@ class PredictionsWriter(Callback):
                 log.warning("%s: this evaluation keeps no journal, and begins anew if it is interrupted", problem)
             return frozenset()
         self._journal = journal
-        done = frozenset().union(*_gather(trainer, frozenset(journal.results)))
+        done = frozenset().union(*of_all(frozenset(journal.results)))
         if done:
             total = len(trainer.datamodule.index(split))  # type: ignore[attr-defined]
             rank_zero_info(
@@ -163,7 +164,7 @@ class PredictionsWriter(Callback):
 
     def _finish(self, trainer: Trainer, module: Any, split: str) -> None:
         seconds = time.perf_counter() - self._start
-        parts = _gather(trainer, (self._results, self._evaluated))
+        parts = of_all((self._results, self._evaluated))
         results = {video: result for part, _ in parts for video, result in part.items()}
         evaluated = sum(count for _, count in parts)
         self._results = {}
@@ -245,12 +246,3 @@ class PredictionsWriter(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(datamodule, "done"):
             datamodule.done = frozenset()
-
-
-def _gather(trainer: Trainer, value: Any) -> list[Any]:
-    """What every process has."""
-    if trainer.world_size == 1:
-        return [value]
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, value)
-    return parts

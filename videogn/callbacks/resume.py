@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from videogn.callbacks import generators
 from videogn.callbacks.checkpoint_io import CheckpointFiles
+from videogn.callbacks.exchange import of_all
 from videogn.callbacks.loop_state import finish_restart, settle
 from videogn.callbacks.records import leaves_files, run_folder
 from videogn.checkpoint_files import FOLDER
@@ -72,7 +72,7 @@ class ResumePoints(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stored = self._pending = None
-        every = _of_all(self.begin) if stage == "fit" else []
+        every = of_all(self.begin) if stage == "fit" else []
         if len(set(every)) > 1:
             steps = ", ".join("none" if step is None else str(step) for step in every)
             raise UsageError(
@@ -145,7 +145,7 @@ class ResumePoints(Callback):
             "batches": batches,
             "validation": self._validation,
             "order": _order(trainer),
-            "generators": _of_all(generators.states(trainer.strategy.root_device)),
+            "generators": of_all(generators.states(trainer.strategy.root_device)),
             "metrics": metrics if batches else None,
             "loggers": positions(trainer.loggers) if trainer.is_global_zero else None,
         }
@@ -288,12 +288,3 @@ def _epoch_metrics(module: Any) -> dict[str, Any]:
 def _sum(trainer: Trainer, value: Any) -> torch.Tensor:
     total: torch.Tensor = trainer.strategy.reduce(value.clone(), reduce_op="sum")
     return total.cpu()
-
-
-def _of_all(value: Any) -> list[Any]:
-    """What each process has, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
-    return every

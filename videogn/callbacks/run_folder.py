@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +12,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from videogn.callbacks.records import leaves_files, run_folder
-from videogn.errors import UsageError
+from videogn.data.files import lock_folder
 from videogn.loggers import EventFiles, MetricsTable
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _LOCK_SECONDS = 20.0  # for a run that was killed to end with all its processes
 
@@ -40,7 +34,9 @@ class RunFolder(Callback):
         folder = run_folder(trainer)
         if stage == "fit" and trainer.is_global_zero and self._descriptor is None:
             os.makedirs(folder, exist_ok=True)
-            self._descriptor = _lock(folder)
+            self._descriptor = lock_folder(
+                folder, "another run (one of your own starts without --ckpt_path last)", _LOCK_SECONDS
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._descriptor is not None:
@@ -65,31 +61,3 @@ def make_new_folder(loggers: Sequence[Logger]) -> None:
         version = int(own[0].version) + 1
         for logger in own:
             logger._version = version
-
-
-def _lock(folder: str) -> int | None:
-    """Until the descriptor that is returned is closed; None where there are no locks.
-
-    Raises:
-        UsageError: another run has it.
-    """
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    end = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() < end:
-                time.sleep(0.1)
-                continue
-            os.close(descriptor)
-            raise UsageError(
-                f"{folder}: expected to write here alone, found another run at it. Wait until it has ended, or end "
-                "it; a run of its own is one without --ckpt_path last."
-            ) from None
-        except OSError:  # a network file system without locks
-            os.close(descriptor)
-            return None

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_LOCK_SECONDS = 3.0  # the children of a run that was killed hold its lock for a moment longer
+LOCK_SECONDS = 3.0  # the children of a run that was killed hold its lock for a moment longer
 
 
 def cannot_write(path: str, error: OSError) -> UsageError:
@@ -40,8 +40,13 @@ def write_atomically(path: str, lines: Iterable[str]) -> None:
         raise
 
 
-def lock_folder(folder: str) -> int | None:
+def lock_folder(folder: str, other: str = "another `videogn data` command", seconds: float | None = None) -> int | None:
     """Locks a folder until the descriptor that is returned is closed; None where the file system has no locks.
+
+    Args:
+        folder: that is there.
+        other: what the message calls the one that has the lock.
+        seconds: for which it is waited for; by default three.
 
     Raises:
         UsageError: no folder, or another run holds the lock.
@@ -54,7 +59,7 @@ def lock_folder(folder: str) -> int | None:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    deadline = time.monotonic() + _LOCK_SECONDS
+    deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,8 +70,7 @@ def lock_folder(folder: str) -> int | None:
                 continue
             os.close(descriptor)
             raise UsageError(
-                f"{folder}: expected to write here alone, found another `videogn data` command at it. Wait until it "
-                "has ended, or end it."
+                f"{folder}: expected to write here alone, found {other} at it. Wait until it has ended, or end it."
             ) from error
         except OSError:  # a network file system without locks
             os.close(descriptor)
