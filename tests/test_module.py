@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import metrics, run
+from runs import metrics, run, write_trained_bn
 
 import videogn
-from videogn.checkpoint import KEY, description, write_weights
+from videogn.checkpoint import KEY
 from videogn.cli import main
 from videogn.data.batches import ClipBatch
 from videogn.data.demo import MOTIONS
@@ -111,11 +111,7 @@ def test_every_norm_goes_through_the_command_line(norm, tiny_config, tmp_path):
     start = []
     if norm == "frozen_bn":  # starts from a trained network alone
         start = ["--model.init_from", str(tmp_path / "bn.safetensors")]
-        trained = VideoClassifier(8, variant="8x8", width=8, norm="bn")
-        for name, tensor in trained.network.state_dict().items():
-            if "running" in name:
-                tensor.uniform_(0.5, 1.5)
-        write_weights(start[1], trained.network.state_dict(), description(trained.architecture, None, None))
+        write_trained_bn(start[1])
     assert run("fit", tiny_config, tmp_path, *options, *start) == 0
     saved = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     model = videogn.load(saved)

@@ -34,9 +34,7 @@ class RunFolder(Callback):
         folder = run_folder(trainer)
         if stage == "fit" and trainer.is_global_zero and self._descriptor is None:
             os.makedirs(folder, exist_ok=True)
-            self._descriptor = lock_folder(
-                folder, "another run (one of your own starts without --ckpt_path last)", _LOCK_SECONDS
-            )
+            self._descriptor = lock_folder(folder, "another run", _LOCK_SECONDS)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._descriptor is not None:
