@@ -210,7 +210,7 @@ def test_another_batch_in_the_middle_of_an_epoch(stopped, tiny_config, tmp_path,
 def test_processes_that_found_different_checkpoints(stopped, tiny_config, tmp_path, monkeypatch, capsys):
     """As on machines without a common disk: those without one would start anew, and wait for the others for ever."""
     shutil.copytree(stopped, tmp_path / "version_0")
-    monkeypatch.setattr(resume, "_of_all", lambda value: [value, None])
+    monkeypatch.setattr(resume, "of_all", lambda value: [value, None])
     assert run("fit", tiny_config, tmp_path, *OPTIONS, "--ckpt_path", "last") == 2
     assert "expected the same checkpoint in all processes, found one after 2, none steps" in capsys.readouterr().err
 
