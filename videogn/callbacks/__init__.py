@@ -4,6 +4,7 @@ from videogn.callbacks.bad_videos import BadVideos
 from videogn.callbacks.checkpoint_io import CheckpointFiles, OwnFiles
 from videogn.callbacks.data_wait import DataWait
 from videogn.callbacks.failures import FailTogether, WatchFirst, end_children
+from videogn.callbacks.features import FeaturePercentiles
 from videogn.callbacks.non_finite import NonFinite
 from videogn.callbacks.predictions import PredictionsWriter
 from videogn.callbacks.records import TrainingRecord
@@ -20,6 +21,7 @@ __all__ = [
     "CheckpointFiles",
     "DataWait",
     "FailTogether",
+    "FeaturePercentiles",
     "NonFinite",
     "OwnFiles",
     "PreciseBN",
