@@ -72,6 +72,7 @@ ALLOWED = {
         "spec",
     },
     "report_cli": {"report"},
+    "study": {"data.files", "errors", "report", "results"},
     "lanes": {"data.batches", "module", "spec"},
     "classify": {"data", "errors", "inference", "lanes", "module", "spec"},
     "timeline": {"data", "errors", "inference", "lanes", "module", "spec"},

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.resources import files
 
 from videogn.data.files import cannot_write, write_atomically
 from videogn.errors import UsageError
@@ -16,6 +12,7 @@ from videogn.report import classes, cost, overview, plots, videos
 from videogn.report.markup import percent, plain, plural, size, text
 from videogn.report.numbers import Numbers, compute
 from videogn.report.runs import read_runs
+from videogn.report.shell import shell, written
 from videogn.report.statistics import Interval
 
 DEFAULT_NAME = "report.html"
@@ -105,55 +102,11 @@ def render(numbers: Numbers, *, sheets: int, title: str, videos_in: Sequence[str
         ("failed", "Failed videos", videos.failed(numbers)),
         ("memory", "Memory and speed", cost.cost(numbers)),
     ]
-    script = _asset("tables.js") + _asset("matrix.js")
-    links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
-    body = "".join(
-        f'<section id="{name}"><h2>{heading}</h2>{content}</section>\n' for name, heading, content in sections
+    about = (
+        f"{plural(len(numbers.scored), 'run')}, {plural(len(numbers.runs[0].class_names), 'class')}, written\n"
+        f"{written()} by videogn {text(version('videogn'))}"
     )
-    heading = text(title)
-    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    pictures = body.count("data:image/jpeg")
-    weight = f"{size(len(body) + len(script))}, {plural(pictures, 'row')} of frames among it"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{heading}</title>
-<style>{_asset("report.css")}</style>
-</head>
-<body>
-<header><h1>{heading}</h1>
-<p class="soft">{plural(len(numbers.scored), "run")}, {plural(len(numbers.runs[0].class_names), "class")}, written
-{written} by videogn {text(version("videogn"))}</p>
-<nav aria-label="sections">{links}</nav>
-<noscript><p class="warn">Without JavaScript tables cannot be sorted and the confusion matrix is not drawn; all else is
-here.</p></noscript></header>
-<main>
-{body}</main>
-<footer>This page is one file and loads nothing: {weight}.</footer>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _asset(name: str) -> str:
-    return files("videogn.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(script: str) -> str:
-    """What a browser may load and run: this very script, pictures that are in the page, and nothing else.
-
-    Styles are inline throughout, as in every SVG; with all addresses forbidden they can load nothing.
-    """
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    return shell(title, about, sections, ("tables.js", "matrix.js"), " and the confusion matrix is not drawn")
 
 
 def headlines_text(numbers: Numbers) -> str:
