@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from videogn.plan import run as run_plan
 
             return run_plan(arguments[1:])
+        if arguments and arguments[0] == "study":
+            from videogn.study_cli import run as run_study
+
+            return run_study(arguments[1:])
         if arguments and arguments[0] == "pretrain":
             with REQUESTS:
                 join_launcher()
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain", help="train the network on pictures, or validate it: weights for `fit` to start from"
     )
     commands.add_parser("plan", help="count parameters, multiply-adds and memory: the batch that fits in a GPU")
-
+    commands.add_parser("study", help="run a grid of runs from one file: table, figures, claims")
     add_classify_command(commands)
     add_report_command(commands)
     add_data_commands(commands)

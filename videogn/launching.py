@@ -10,7 +10,8 @@ from typing import Any
 
 from videogn.errors import UsageError
 
-_LAUNCHER = "VIDEOGN_LAUNCHER"  # in the environment of the processes that Lightning starts: who started them
+LAUNCHER = "VIDEOGN_LAUNCHER"
+"""In the environment of processes that end with the one that started them: its number."""
 
 
 def die_with(parent: int) -> None:
@@ -33,9 +34,9 @@ def join_launcher() -> None:
     """
     parent = str(os.getppid())
     elastic = "TORCHELASTIC_RUN_ID" in os.environ
-    if elastic or os.environ.get(_LAUNCHER) == parent:
+    if elastic or os.environ.get(LAUNCHER) == parent:
         die_with(int(parent))
-    os.environ[_LAUNCHER] = str(os.getpid())
+    os.environ[LAUNCHER] = str(os.getpid())
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if elastic and restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise UsageError(

@@ -62,11 +62,14 @@ class Rates:
     Attributes:
         values: of ``model.recipe.lr``.
         seed: of the runs that choose.
-        options: theirs alone, such as other videos.
+        at: values of axes at which alone rates are chosen; the other cells take those of the cell that has these
+            values and is otherwise theirs, scaled by the linear rule where the recipe has ``lr_clips``.
+        options: of the runs that choose alone, such as other videos.
     """
 
     values: tuple[float, ...]
     seed: int
+    at: dict[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=dict)
 
 
@@ -145,12 +148,15 @@ class Study:
         return [cell for cell in self.cells if all(cell.values[axis] == value for axis, value in where.items())]
 
 
-def read_study(path: str | os.PathLike[str], extra: Options | None = None) -> Study:
+def read_study(
+    path: str | os.PathLike[str], extra: Options | None = None, folder: str | os.PathLike[str] | None = None
+) -> Study:
     """Reads the file of a study.
 
     Args:
         path: YAML; files that it names are looked for beside it.
         extra: options for every run, on top of the file's.
+        folder: of the runs, instead of the file's.
 
     Raises:
         UsageError: no such file, a name that it does not know, an axis without values, or a grid whose runs would not
@@ -170,8 +176,8 @@ def read_study(path: str | os.PathLike[str], extra: Options | None = None) -> St
         config = base
         for _, options in chosen:
             config = merged(config, options)
-        names = dict(zip(axes, (name for name, _ in chosen), strict=True))
-        cells.append(Cell(names, merged(config, on_top)))
+        values = dict(zip(axes, (name for name, _ in chosen), strict=True))
+        cells.append(Cell(values, merged(config, on_top)))
     names = {axis: tuple(values) for axis, values in axes.items()}
     study = Study(
         name=Path(path).stem,
@@ -179,12 +185,12 @@ def read_study(path: str | os.PathLike[str], extra: Options | None = None) -> St
         cells=tuple(cells),
         axes=names,
         seeds=_seeds(found.get("seeds", [0]), path),
-        rates=_rates(found.get("learning_rates"), here, path),
+        rates=_rates(found.get("learning_rates"), names, here, path),
         pretraining=_pretraining(found.get("pretraining"), names, here, path),
         claims=tuple(_claim(claim, names, path) for claim in _list(found, "claims", path)),
         reported=tuple(_reported(row, names, path) for row in _list(found, "reported", path)),
         **_figure(found.get("figure") or {}, names, path),
-        folder=Path(found.get("folder") or "runs/study"),
+        folder=Path(folder or found.get("folder") or "runs/study"),
         checkpoints=bool(found.get("checkpoints", True)),
         notes=tuple(map(str, _list(found, "notes", path))),
     )
@@ -245,17 +251,21 @@ def _seeds(found: Any, path: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _rates(found: Any, here: Path, path: Any) -> Rates | None:
+def _rates(found: Any, axes: Mapping[str, Sequence[str]], here: Path, path: Any) -> Rates | None:
     if found is None:
         return None
     where = f"{path}: learning_rates"
-    _check_names(found, ("values", "seed", "options"), where)
+    _check_names(found, ("values", "seed", "at", "options"), where)
     values = found.get("values")
     if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, float) and v > 0 for v in values):
         raise UsageError(f"{where}.values: expected two or more rates such as 1.0e-3, found {values!r}")
     if not isinstance(found.get("seed"), int):
         raise UsageError(f"{where}.seed: expected a whole number, found {found.get('seed')!r}")
-    return Rates(tuple(sorted(values)), found["seed"], _options(found, "options", here, path))
+    at = {axis: str(value) for axis, value in (found.get("at") or {}).items()}
+    for axis, value in at.items():
+        if value not in axes.get(axis, ()):
+            raise UsageError(f"{where}.at: expected values of the axes {', '.join(axes)}, found {axis}: {value}")
+    return Rates(tuple(sorted(values)), found["seed"], at, _options(found, "options", here, path))
 
 
 def _pretraining(found: Any, axes: Mapping[str, Sequence[str]], here: Path, path: Any) -> Pretraining | None:

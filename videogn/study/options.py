@@ -1,4 +1,7 @@
-"""Configurations of `videogn fit` as nested dictionaries: read, merged in order, named by a digest. Imports no torch."""
+"""Configurations of `videogn fit` as nested dictionaries: read, merged in order, named by a digest.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 

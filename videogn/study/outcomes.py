@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from videogn.report.curves import Curve
-from videogn.results import Training
-from videogn.study.grid import Cell
+from videogn.errors import UsageError
+from videogn.report.curves import Curve, read_curves
+from videogn.results import TRAINING_FILE, Training
+from videogn.results import read_record as read_training_record
+from videogn.study.grid import Cell, Study
 from videogn.study.runs import Run
 
 Status = Literal["done", "failed", "interrupted", "missing"]
+RECORD_FILE = "run.json"
+_SCORES = ("top1", "top5", "clip_top1", "clip_top5", "loss")
 
 
 @dataclass(frozen=True)
@@ -64,3 +71,53 @@ class CellResult:
     def errors(self) -> dict[int, float]:
         """Seed -> top-1 error per video in %."""
         return {outcome.run.seed: outcome.error for outcome in self.outcomes}
+
+
+def read_outcome(run: Run) -> Outcome:
+    """What a run has left in its folder.
+
+    Raises:
+        UsageError: files of the run that cannot be read.
+    """
+    record = read_record(run.folder)
+    state = str(record.get("status", "missing"))
+    folder = _newest_version(run.folder)
+    if folder is None:
+        return Outcome(run, "failed" if state == "failed" else "missing", {}, {}, None, record.get("seconds", 0.0))
+    curves = read_curves(str(folder))
+    scores = {name: float(curves[f"val/{name}"].values[-1]) for name in _SCORES if f"val/{name}" in curves}
+    status: Status = "done" if state == "done" else "failed" if state == "failed" else "interrupted"
+    if status == "done" and "top1" not in scores:
+        raise UsageError(
+            f"{folder}: the run is finished, but its metrics.csv has no val/top1; a study needs a validation at the "
+            "end of each run. Delete the folder to run it again."
+        )
+    training = folder / TRAINING_FILE
+    took = read_training_record(str(training), Training) if training.is_file() else None
+    return Outcome(run, status, scores if status == "done" else {}, curves, took, record.get("seconds", 0.0))
+
+
+def cell_results(study: Study, outcomes: Sequence[Outcome]) -> list[CellResult]:
+    """The outcomes of the runs that count, by cell, in the order of the study's cells."""
+    found = []
+    for cell in study.cells:
+        of = [o for o in outcomes if o.run.purpose == "result" and o.run.cell.values == cell.values]
+        done = tuple(o for o in of if o.status == "done")
+        found.append(CellResult(cell, of[0].run.lr if of else None, done, len(study.seeds) - len(done)))
+    return found
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """How the starts of a run ended: ``status``, ``seconds``, ``starts``, ``exit_code``; empty before the first end."""
+    try:
+        found = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / RECORD_FILE}: cannot be read ({error}); delete it to run this again") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _newest_version(folder: Path) -> Path | None:
+    versions = [path for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    return max(versions, key=lambda path: int(path.name[8:]), default=None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from videogn.study.grid import Cell
-from videogn.study.options import Options
+from videogn.study.grid import Cell, Study
+from videogn.study.options import Options, digest, merged, option
 
 Purpose = Literal["pretraining", "rate", "result"]
 
@@ -31,3 +32,88 @@ class Run:
     lr: float | None
     config: Options = field(repr=False)
     folder: Path
+
+    @property
+    def text(self) -> str:
+        """For people: ``gn, 4, seed 0``."""
+        what = {"pretraining": ", pre-training", "rate": f", rate {self.lr:g}" if self.lr else "", "result": ""}
+        return f"{self.cell.text()}{what[self.purpose]}, seed {self.seed}"
+
+    @property
+    def weights(self) -> Path:
+        """What others start from when this run is done."""
+        return self.folder / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def pretraining_runs(study: Study) -> dict[str, Run]:
+    """The runs whose weights the cells start from, by the value of their axis; none where the study has none."""
+    own = study.pretraining
+    if own is None:
+        return {}
+    found = {}
+    for value in study.axes[own.axis]:
+        if value not in own.uses:
+            cell = study.select({own.axis: value})[0]
+            found[value] = _run(study, cell, "pretraining", own.seed, None, own.options)
+    return {value: found[own.uses.get(value, value)] for value in study.axes[own.axis]}
+
+
+def rate_runs(study: Study, weights: Mapping[str, Run]) -> list[Run]:
+    """The runs that choose learning rates, all rates of a cell one after another."""
+    if study.rates is None:
+        return []
+    return [
+        _run(study, cell, "rate", study.rates.seed, lr, merged(_initial(study, cell, weights), study.rates.options))
+        for cell in study.cells
+        if deciding_cell(study, cell) is cell
+        for lr in study.rates.values
+    ]
+
+
+def deciding_cell(study: Study, cell: Cell) -> Cell:
+    """The cell whose runs choose the learning rate of ``cell``: itself, but for the values that ``rates.at`` sets."""
+    at = study.rates.at if study.rates else {}
+    return study.select({**cell.values, **at})[0]
+
+
+def result_runs(study: Study, weights: Mapping[str, Run], rates: Mapping[str, float]) -> list[Run]:
+    """The runs that count, seed by seed, so that those of an unfinished study tell something of every cell.
+
+    Args:
+        study: which.
+        weights: of :func:`pretraining_runs`.
+        rates: learning rate by the name of the cell that chose it; cells without one take the configuration's.
+    """
+    return [
+        _run(
+            study,
+            cell,
+            "result",
+            seed,
+            rates.get(deciding_cell(study, cell).name),
+            _initial(study, cell, weights),
+        )
+        for seed in study.seeds
+        for cell in study.cells
+    ]
+
+
+def _initial(study: Study, cell: Cell, weights: Mapping[str, Run]) -> Options:
+    own = study.pretraining
+    return {"model": {"init_from": str(weights[cell.values[own.axis]].weights)}} if own else {}
+
+
+def _run(study: Study, cell: Cell, purpose: Purpose, seed: int, lr: float | None, options: Options) -> Run:
+    on_top: Options = {"seed_everything": seed}
+    if lr is not None:
+        on_top["model"] = {"recipe": {"lr": lr}}
+    config = merged(merged(cell.config, options), on_top)
+    name = f"{cell.name}_seed{seed}" if purpose == "result" else f"{cell.name}_{purpose}_seed{seed}"
+    folder = study.folder / "cells" / f"{name}-{digest(config)}"
+    lr = option(config, "model.recipe.lr") if lr is None else lr
+    return Run(cell, purpose, seed, lr, config, _existing(folder) or folder)
+
+
+def _existing(folder: Path) -> Path | None:
+    """The folder of the same run under the name that another study gave it: the digest says that it is the same."""
+    return next(iter(sorted(folder.parent.glob(f"*-{folder.name.rpartition('-')[2]}"))), None)

@@ -1,0 +1,51 @@
+"""What a study was made with: command, date, machine, versions. Imports no torch before it is asked."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from videogn.data.jobs import available_cores
+from videogn.study.outcomes import Outcome
+
+_PACKAGES = ("videogn", "torch", "lightning", "av")
+
+
+def environment(command: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Plain values: ``command``, ``date`` (UTC), ``cpu``, ``cores``, ``devices``, ``versions`` and ``run_hours``.
+
+    Args:
+        command: as the user typed it.
+        outcomes: of the runs that are done; their devices, versions and times are taken, not this process's.
+    """
+    taken = [outcome for outcome in outcomes if outcome.training is not None]
+    versions = {f"{name} {of}" for o in taken for name, of in (o.training.versions if o.training else {}).items()}
+    return {
+        "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cpu": _cpu(),
+        "cores": available_cores(),
+        "devices": sorted({o.training.device for o in taken if o.training}),
+        "versions": sorted(versions) or [f"{name} {version(name)}" for name in _PACKAGES],
+        "run_hours": round(sum(o.seconds for o in taken) / 3600, 2),
+    }
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """The command as it can be typed again, with places of this machine's alone cut to their names."""
+    return shlex.join(["videogn", "study", *(Path(a).name if os.path.isabs(a) else a for a in arguments)])

@@ -1,0 +1,153 @@
+"""``videogn study``: a grid of runs from one file, and what comes out of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videogn.data.files import write_atomically
+from videogn.errors import UsageError
+from videogn.stopping import REQUESTS, Stopped
+from videogn.study.environment import command_line, environment
+from videogn.study.grid import Study, read_study
+from videogn.study.outcomes import CellResult, Outcome, cell_results, read_outcome
+from videogn.study.rates import choose_rates
+from videogn.study.runner import run_all
+from videogn.study.runs import pretraining_runs, rate_runs, result_runs
+
+_DESCRIPTION = """\
+Runs a grid of `videogn fit` runs: each value of each axis of the study's file with each seed. What is done is not run
+again, what was interrupted goes on; the same command does both. Each run has a folder of its own below FOLDER/cells.
+At the end, and when it is interrupted, it writes the runs and cells as CSV, the table as Markdown, the figures as SVG
+and PNG, and a page, study.html, into FOLDER/NAME. Further options, such as --data.root /data/k400, are options of
+`videogn fit` for every run.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs ``videogn study`` with the arguments after its name; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="videogn study",
+        usage="videogn study -c STUDY.yaml [--dry-run] [--jobs N] [--output DIR] [--data.root DIR] [any option of fit]",
+        description=_DESCRIPTION,
+        epilog="Exit code: 0 all runs are done, 1 some failed or are left, 2 wrong usage.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", required=True, metavar="STUDY.yaml", help="the study: configs/study/*.yaml")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run, its memory and its time; run nothing"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at once (default 1); each has its share of GPUs"
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="for tables and figures (default: FOLDER/NAME)")
+    parser.add_argument("--folder", metavar="FOLDER", help="for all runs (default: the file's, or runs/study)")
+    options, rest = parser.parse_known_args(arguments)
+    if options.jobs < 1:
+        raise UsageError(f"--jobs: expected at least 1, found {options.jobs}")
+    study = read_study(options.config, _further(rest), options.folder)
+    if options.dry_run:
+        from videogn.study.dry_run import dry_run
+
+        print(dry_run(study, *_known(study), options.jobs))
+        return 0
+    output = Path(options.output or study.folder / study.name)
+    outcomes: list[Outcome] = []
+    try:
+        with REQUESTS:
+            outcomes = _run_phases(study, options.jobs)
+    except Stopped as stop:
+        stop.text = "stopped; what was at work has saved, the same command goes on"
+        raise
+    finally:
+        if not outcomes:
+            _, outcomes = _known(study)
+        results = cell_results(study, outcomes)
+        if any(result.outcomes for result in results):
+            _write(study, results, outcomes, output, command_line(arguments))
+    left = [outcome for outcome in outcomes if outcome.status != "done"]
+    if left:
+        print(
+            f"videogn: {len(left)} of {len(outcomes)} runs are not done; the same command goes on with them "
+            "and tries those again that failed",
+            file=sys.stderr,
+        )
+    return 1 if left else 0
+
+
+def _further(rest: Sequence[str]) -> dict[str, Any]:
+    """Options of `videogn fit` as the command line gives them: ``--name value`` or ``--name=value``, values as YAML."""
+    words, found = list(rest), {}
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if name == "--seed_everything":
+            raise UsageError("--seed_everything: a study has its seeds in its file; change `seeds` there")
+        if not name.startswith("--") or "." not in name or not (equals or words):
+            raise UsageError(
+                f"{name}: expected an option of `videogn study --help`, or one of `videogn fit` with its value, such "
+                "as --data.root /data/k400"
+            )
+        found[name[2:]] = yaml.safe_load(value if equals else words.pop(0))
+    return found
+
+
+def _known(study: Study) -> tuple[list[Any], list[Outcome]]:
+    """All runs of the study, as far as its learning rates are chosen, and what they have left."""
+    weights = pretraining_runs(study)
+    rates = [read_outcome(run) for run in rate_runs(study, weights)]
+    results = result_runs(study, weights, choose_rates(rates))
+    of_weights = [read_outcome(run) for run in {run.folder: run for run in weights.values()}.values()]
+    outcomes = [*of_weights, *rates, *(read_outcome(run) for run in results)]
+    return [outcome.run for outcome in outcomes], outcomes
+
+
+def _run_phases(study: Study, jobs: int) -> list[Outcome]:
+    """Weights to start from, then learning rates, then the runs that count: each phase needs the one before."""
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    weights = pretraining_runs(study)
+    before = run_all(list({run.folder: run for run in weights.values()}.values()), jobs, study.checkpoints, say)
+    failed = [outcome for outcome in before if outcome.status != "done"]
+    if failed:
+        raise UsageError(
+            f"{failed[0].run.folder}: expected this run to be done, since others start from its weights, found it "
+            f"{failed[0].status}; see its output.log"
+        )
+    rates = run_all(rate_runs(study, weights), jobs, study.checkpoints, say)
+    chosen = choose_rates(rates)
+    for name, rate in chosen.items():
+        say(f"{name}: learning rate {rate:g}")
+    results = run_all(result_runs(study, weights, chosen), jobs, study.checkpoints, say)
+    return [*before, *rates, *results]
+
+
+def _write(
+    study: Study, results: Sequence[CellResult], outcomes: Sequence[Outcome], output: Path, command: str
+) -> None:
+    from videogn.study.claims import claims_markdown, test_claims
+    from videogn.study.figures import write_figures
+    from videogn.study.page import write_page
+    from videogn.study.table import markdown, write_tables
+
+    output.mkdir(parents=True, exist_ok=True)
+    made_with = environment(command, [outcome for outcome in outcomes if outcome.status == "done"])
+    write_atomically(str(output / "study.json"), [json.dumps({"study": study.name, **made_with}, indent=1), "\n"])
+    claims = test_claims(study.claims, results)
+    write_tables(study, results, output)
+    if claims:
+        write_atomically(str(output / "claims.md"), [claims_markdown(claims), "\n"])
+    figures = write_figures(study, results, output)
+    page = write_page(study, results, claims, figures, output, made_with)
+    print(markdown(study, results))
+    if claims:
+        print(claims_markdown(claims))
+    print(page)
