@@ -99,8 +99,13 @@ def claims_markdown(tested: Sequence[ClaimResult]) -> str:
     """The claims as a table, and beneath it what was computed; empty without claims."""
     if not tested:
         return ""
+    return "\n\n".join([markdown_table(*claims_rows(tested)), *explained(tested)]) + "\n"
+
+
+def claims_rows(tested: Sequence[ClaimResult]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Heads and rows of the table of claims, as plain text."""
     head = ("claim", "error compared", "expected", "seeds", "shift in points", "p", "p (Holm)", "verdict")
-    return "\n\n".join([markdown_table(head, map(_row, tested)), *_explained(tested)]) + "\n"
+    return head, [_row(result) for result in tested]
 
 
 def _find(selector: Selector, results: Sequence[CellResult]) -> CellResult | None:
@@ -177,7 +182,8 @@ def _row(result: ClaimResult) -> list[str]:
     return [claim.text, compared, expected, _seeds(shift), numbers, *p_values, result.text]
 
 
-def _explained(tested: Sequence[ClaimResult]) -> list[str]:
+def explained(tested: Sequence[ClaimResult]) -> list[str]:
+    """What was computed, in sentences: a paragraph each."""
     shifts = [result.shift for result in tested if result.shift]
     out = [
         "Error: 100 − top-1 per video in %, at the last validation, one value for each seed. Two cells are two "
