@@ -136,7 +136,7 @@ def test_captions_state_seeds_and_notes():
     text = markdown(study, make_results(study, errors))
     assert "the median over 5 seeds (0, 1, 2, 3, 4)" in text
     assert "the lowest and the highest" in text
-    assert text.endswith("\n\nGenerated videos.\n")
+    assert text.endswith("\n\nGenerated videos.")
     assert "Reported" not in text
     one = batch_study(seeds=(7,))
     assert "one run of each cell (seed 7)" in markdown(one, make_results(one, errors))
@@ -189,7 +189,7 @@ def test_files_hold_each_run_and_each_cell(tmp_path):
     write_tables(study, results, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["curves.csv", "runs.csv", "table.csv", "table.md"]
-    assert (folder / "table.md").read_text() == markdown(study, results)
+    assert (folder / "table.md").read_text() == markdown(study, results) + "\n"
     runs = read(folder / "runs.csv")
     assert len(runs) == 12 * 5 - 4
     assert runs[1] == {

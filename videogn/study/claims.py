@@ -96,16 +96,48 @@ test_claims.__test__ = False  # type: ignore[attr-defined]  # pytest would colle
 
 
 def claims_markdown(tested: Sequence[ClaimResult]) -> str:
-    """The claims as a table, and beneath it what was computed; empty without claims."""
-    if not tested:
-        return ""
-    return "\n\n".join([markdown_table(*claims_rows(tested)), *explained(tested)]) + "\n"
+    """The claims as a table, and beneath it what was computed; empty without claims. No line break at its end."""
+    return "\n\n".join([markdown_table(*claims_rows(tested)), *explained(tested)]) if tested else ""
 
 
 def claims_rows(tested: Sequence[ClaimResult]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Heads and rows of the table of claims, as plain text."""
     head = ("claim", "error compared", "expected", "seeds", "shift in points", "p", "p (Holm)", "verdict")
     return head, [_row(result) for result in tested]
+
+
+def explained(tested: Sequence[ClaimResult]) -> list[str]:
+    """What was computed, in sentences: a paragraph each."""
+    shifts = [result.shift for result in tested if result.shift]
+    out = [
+        "Error: 100 − top-1 per video in %, at the last validation, one value for each seed. Two cells are two "
+        "independent samples; a rise (from → to) is formed seed by seed and is one sample."
+    ]
+    if not shifts:
+        return out
+    if any(len(shift.sizes) == 2 for shift in shifts):
+        out.append(
+            "Shift: Hodges and Lehmann's estimate, the median of all differences between a seed of the one side and a "
+            "seed of the other. In brackets its exact confidence interval, by inversion of the two-sided Wilcoxon "
+            "rank-sum test, at the lowest level of at least 95 % that the number of seeds allows. The level is that of "
+            "values without ties; with ties it is conservative. p: of no shift, two-sided and exact, from all splits "
+            "of the pooled seeds; equal errors share their mean rank."
+        )
+    if any(len(shift.sizes) == 1 for shift in shifts):
+        out.append(
+            "Against zero: the median of the averages of all pairs of seeds, each with itself too; interval and p "
+            "likewise from Wilcoxon's signed-rank test and all signs of the values. Zeros are ranked and count for "
+            "neither side."
+        )
+    out.append(
+        "Verdict: supported if the whole interval agrees with what is expected, contradicted if none of it does, else "
+        "not shown; each claim by itself. p is of no shift at all, also where the claim is that there is hardly one. "
+        f"p (Holm) is corrected for the number of claims tested, here {len(shifts)}."
+    )
+    lowest = min(holm([shift.lowest_p for shift in shifts]))
+    if lowest > 0.05:
+        out.append(f"With so few seeds no p (Holm) of this table can be below {lowest:.2g}, whatever the shifts.")
+    return out
 
 
 def _find(selector: Selector, results: Sequence[CellResult]) -> CellResult | None:
@@ -180,37 +212,3 @@ def _row(result: ClaimResult) -> list[str]:
         numbers += f" ({shift.low:+.2f} to {shift.high:+.2f}; {100 * shift.level:.1f} %)"
     p_values = [f"{p:.2g}" for p in (shift.p_value, result.holm or 0.0)]
     return [claim.text, compared, expected, _seeds(shift), numbers, *p_values, result.text]
-
-
-def explained(tested: Sequence[ClaimResult]) -> list[str]:
-    """What was computed, in sentences: a paragraph each."""
-    shifts = [result.shift for result in tested if result.shift]
-    out = [
-        "Error: 100 − top-1 per video in %, at the last validation, one value for each seed. Two cells are two "
-        "independent samples; a rise (from → to) is formed seed by seed and is one sample."
-    ]
-    if not shifts:
-        return out
-    if any(len(shift.sizes) == 2 for shift in shifts):
-        out.append(
-            "Shift: Hodges and Lehmann's estimate, the median of all differences between a seed of the one side and a "
-            "seed of the other. In brackets its exact confidence interval, by inversion of the two-sided Wilcoxon "
-            "rank-sum test, at the lowest level of at least 95 % that the number of seeds allows. The level is that of "
-            "values without ties; with ties it is conservative. p: of no shift, two-sided and exact, from all splits "
-            "of the pooled seeds; equal errors share their mean rank."
-        )
-    if any(len(shift.sizes) == 1 for shift in shifts):
-        out.append(
-            "Against zero: the median of the averages of all pairs of seeds, each with itself too; interval and p "
-            "likewise from Wilcoxon's signed-rank test and all signs of the values. Zeros are ranked and count for "
-            "neither side."
-        )
-    out.append(
-        "Verdict: supported if the whole interval agrees with what is expected, contradicted if none of it does, else "
-        "not shown; each claim by itself. p is of no shift at all, also where the claim is that there is hardly one. "
-        f"p (Holm) is corrected for the number of claims tested, here {len(shifts)}."
-    )
-    lowest = min(holm([shift.lowest_p for shift in shifts]))
-    if lowest > 0.05:
-        out.append(f"With so few seeds no p (Holm) of this table can be below {lowest:.2g}, whatever the shifts.")
-    return out

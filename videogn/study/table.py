@@ -51,7 +51,7 @@ def write_tables(study: Study, results: Sequence[CellResult], folder: Path) -> N
         ),
         "curves.csv": _csv([*axes, "seed", "name", "epoch", "step", "value"], _curve_rows(results)),
         "table.csv": _csv([*axes, "seeds", "missing", "lr", "clips", *spread], map(_cell_row, results)),
-        "table.md": markdown(study, results),
+        "table.md": markdown(study, results) + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,19 +62,18 @@ def write_tables(study: Study, results: Sequence[CellResult], folder: Path) -> N
 
 
 def markdown(study: Study, results: Sequence[CellResult]) -> str:
-    """The table for people, with what it takes to read it.
+    """:func:`table_rows` beneath the study's title, and what it takes to read them. No line break at its end."""
+    top = f"**{study.title}.** Top-1 / top-5 accuracy per video in %."
+    return "\n\n".join([top, markdown_table(*table_rows(study, results)), *captions(study, results)])
+
+
+def table_rows(study: Study, results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
+    """The head of the table for people, and its rows; plain text.
 
     A study of two axes is laid out as the paper's Table 8: a row for each value of ``study.lines``, a column for each
     of ``study.x``, top-1 / top-5 in each, with the published results beside the study's own. Any other study has a row
     for each cell. Published results outside the grid have rows or columns too.
     """
-    head, rows = table_rows(study, results)
-    top = f"**{study.title}.** Top-1 / top-5 accuracy per video in %."
-    return "\n\n".join([top, markdown_table(head, rows), *captions(study, results)]) + "\n"
-
-
-def table_rows(study: Study, results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table for people, as plain text."""
     two = len(study.axes) == 2 and study.x != study.lines
     return (_crossed if two else _listed)(study, results)
 
