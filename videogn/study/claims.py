@@ -120,8 +120,8 @@ def explained(tested: Sequence[ClaimResult]) -> list[str]:
             "Shift: Hodges and Lehmann's estimate, the median of all differences between a seed of the one side and a "
             "seed of the other. In brackets its exact confidence interval, by inversion of the two-sided Wilcoxon "
             "rank-sum test, at the lowest level of at least 95 % that the number of seeds allows. The level is that of "
-            "values without ties; with ties it is conservative. p: of no shift, two-sided and exact, from all splits "
-            "of the pooled seeds; equal errors share their mean rank."
+            "values without ties; with ties it is conservative. p: of no shift, exact, twice the smaller tail of all "
+            "splits of the pooled seeds; equal errors share their mean rank."
         )
     if any(len(shift.sizes) == 1 for shift in shifts):
         out.append(

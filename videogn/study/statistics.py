@@ -46,8 +46,9 @@ def shift_between(a: Values, b: Values) -> Shift:
 
     The interval inverts the test (Lehmann, Annals of Mathematical Statistics 34, 1963): it lies between the k-th
     difference from either end. Its level is that of values without ties; as both ends belong to it, ties can only make
-    it hold more often (Noether, Journal of the American Statistical Association 62, 1967). The p-value is the share of
-    all splits of the pooled values whose rank sum is at least as far from its mean; equal values share their mean rank.
+    it hold more often (Noether, Journal of the American Statistical Association 62, 1967). The p-value is twice
+    the share of all splits of the pooled values whose rank sum is at least as far to its side; equal values share
+    their mean rank.
 
     Args:
         a: at least one value.
@@ -57,8 +58,7 @@ def shift_between(a: Values, b: Values) -> Shift:
     m, both = len(x), len(x) + len(y)
     differences = np.sort(np.subtract.outer(x, y), axis=None)
     ranks = _doubled_ranks(np.concatenate([x, y]))
-    middle = m * (both + 1)
-    p_value = _share_beyond(_subset_sums(ranks, m)[m], ranks[:m].sum(), middle)
+    p_value = _two_sided(_subset_sums(ranks, m)[m], int(ranks[:m].sum()))
     untied = _subset_sums(np.arange(1, both + 1), m)[m][m * (m + 1) // 2 :]
     low, high, level = _interval(differences, untied)
     lowest_p = min(1.0, 2 / math.comb(both, m))
@@ -79,7 +79,7 @@ def shift_from_zero(a: Values) -> Shift:
     averages = np.sort((x[:, None] + x)[np.triu_indices(n)] / 2)
     ranks = _doubled_ranks(np.abs(x))
     signed = ranks[x != 0]
-    p_value = _share_beyond(_subset_sums(signed, n).sum(axis=0), ranks[x > 0].sum(), signed.sum() / 2)
+    p_value = _two_sided(_subset_sums(signed, n).sum(axis=0), int(ranks[x > 0].sum()))
     untied = _subset_sums(np.arange(1, n + 1), n).sum(axis=0)
     low, high, level = _interval(averages, untied)
     return Shift(float(np.median(averages)), low, high, level, p_value, 2 / 2**n, (n,))
@@ -103,10 +103,10 @@ def _subset_sums(values: NDArray[np.int64], most: int) -> NDArray[np.object_]:
     return counts
 
 
-def _share_beyond(counts: NDArray[np.object_], observed: float, middle: float) -> float:
-    sums = np.arange(len(counts))
-    far = np.abs(sums - middle) >= abs(observed - middle)
-    return float(counts[far].sum() / counts.sum())
+def _two_sided(counts: NDArray[np.object_], observed: int) -> float:
+    """Twice the smaller tail, the observed sum included in both, of the distribution that ``counts`` gives by sum."""
+    tail = min(counts[: observed + 1].sum(), counts[observed:].sum())
+    return float(min(1, 2 * tail / counts.sum()))
 
 
 def _interval(
