@@ -149,6 +149,22 @@ def _cell(cell: Cell | str, is_head: bool) -> str:
     return f"<{tag}{attributes}>{cell.html}</{tag}>"
 
 
+def figure(title: str, note: str, svg: str, data: str) -> str:
+    """A plot with its caption, and its numbers as a table that can be opened.
+
+    Args:
+        title: any text.
+        note: any text, set apart from the title; empty for none.
+        svg: one element.
+        data: HTML of the table.
+    """
+    caption = f"<strong>{text(title)}</strong>{'. ' if note else ''}{text(note)}"
+    return (
+        f'<figure class="plot"><figcaption>{caption}</figcaption>'
+        f"{svg}<details><summary>Data</summary>{data}</details></figure>"
+    )
+
+
 def thinned(rows: Sequence[Any], most: int) -> list[Any]:
     """At most ``most`` of the rows, evenly spread, the first and the last among them."""
     if len(rows) <= most:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from videogn.report.charts import MOST_POINTS, Line, legend, lines, reliability
-from videogn.report.markup import Cell, missing, number, percent, table, text, thinned, value
+from videogn.report.markup import Cell, figure, missing, number, percent, table, text, thinned, value
 from videogn.report.numbers import Numbers
 from videogn.report.overview import interval, named
 from videogn.report.runs import Curve, Run
@@ -41,7 +41,7 @@ def training_curves(numbers: Numbers) -> str:
         means = f" Points are means of about {longest / MOST_POINTS:.0f} neighbours." if longest > MOST_POINTS else ""
         label = f"{title} against optimiser steps of {', '.join(runs[i].name for i, _ in found)}"
         svg = lines(f"curve{position}", label, shown, "optimiser steps", axis)
-        figures.append(_figure(title, means, svg, _curve_table(runs, shown, title, axis, digits)))
+        figures.append(figure(title, means, svg, _curve_table(runs, shown, title, axis, digits)))
     without = [run.name for run in runs if not run.curves]
     notes = missing(f"No metrics.csv was found for {', '.join(without)}.") if without else ""
     if absent and figures:
@@ -96,7 +96,7 @@ def clips(numbers: Numbers) -> str:
     title = "Top-1 against clips"
     note = " Clips evenly spread over the video, their probabilities averaged; the band is the 95 % interval."
     return (
-        legend(numbers.names) + f'<div class="plots">{_figure(title, note, svg, table(head, rows, "Top-1 / %"))}</div>'
+        legend(numbers.names) + f'<div class="plots">{figure(title, note, svg, table(head, rows, "Top-1 / %"))}</div>'
     )
 
 
@@ -132,7 +132,7 @@ def calibration(numbers: Numbers) -> str:
         ]
         head = ("probability", "videos", "confidence / %", "accuracy / %", "95 % interval")
         below = table(head, rows, f"Reliability of {text(run.name)}")
-        figures.append(_figure(run.name, f" {says}. {_verdict(own.confidence - own.accuracy)}", svg, below))
+        figures.append(figure(run.name, f" {says}. {_verdict(own.confidence - own.accuracy)}", svg, below))
     introduction = (
         "<p>Of the videos that get 80 %, 80 % should be right: points on the dotted line. Below it the network is too "
         "sure of itself, above it too careful.</p>"
@@ -143,11 +143,3 @@ def calibration(numbers: Numbers) -> str:
 def _verdict(gap: float) -> str:
     side = "surer than it is right" if gap > 0 else "less sure than it is right"
     return f"On average {percent(abs(gap))} points {side}."
-
-
-def _figure(title: str, note: str, svg: str, data: str) -> str:
-    caption = f"<strong>{text(title)}</strong>{'. ' if note else ''}{text(note)}"
-    return (
-        f'<figure class="plot"><figcaption>{caption}</figcaption>'
-        f"{svg}<details><summary>Data</summary>{data}</details></figure>"
-    )

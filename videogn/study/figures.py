@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from videogn.study.series import (
     curve_panels,
     error_series,
     feature_panels,
+    listed,
     ordered,
     pairs,
     selected,
@@ -152,7 +154,10 @@ def _features(study: Study, results: Sequence[CellResult], folder: Path) -> Stud
     panels = every[:MOST_PANELS]
     if not panels:
         return None
-    caption = "Percentiles of one layer's features on training batches, of one run of each cell (the first seed)."
+    caption = (
+        "Percentiles of one layer's features on training batches, of one run of each cell: its first seed that logged "
+        "them."
+    )
     if len(every) > len(panels):
         caption += f" The first {len(panels)} of {len(every)} cells that logged them."
     labels = sorted({(s.number, s.label) for panel in panels for s in panel.series})
@@ -180,7 +185,7 @@ def _reported(study: Study, results: Sequence[CellResult], folder: Path) -> Stud
         caption += f" {len(study.reported) - len(found)} of {len(study.reported)} published results have no run here."
     rows = []
     for pair in found:
-        here = f"{number(pair.median, 1)} ({number(min(pair.here), 1)} to {number(max(pair.here), 1)})"
+        here = _numbers(pair.here)
         rows.append((pair.label, number(pair.reported.top1, 1), here, str(len(pair.here))))
     head = ("cell", "reported", "here", "runs")
     title = "Top-1 as reported and here"
@@ -221,9 +226,12 @@ def _for_file(value: str) -> str:
 def _spread(series: Series | None, x: float) -> str:
     if series is None or x not in series.x:
         return number(None)
-    i = series.x.index(x)
-    median, low, high = (number(values[i], 1) for values in (series.median, series.low, series.high))
-    return f"{median} ({low} to {high})" if len(series.values[i]) > 1 else median
+    return _numbers(series.values[series.x.index(x)])
+
+
+def _numbers(runs: Sequence[float]) -> str:
+    median, low, high = (number(value, 1) for value in (statistics.median(runs), min(runs), max(runs)))
+    return f"{median} ({low} to {high})" if len(runs) > 1 else median
 
 
 def _absent(
@@ -237,5 +245,5 @@ def _absent(
         for result in results
         if result.cell.values in drawn and result.missing
     ]
-    out = f" No {what} of: {'; '.join(without)}." if without else ""
-    return out + (f" Not all runs of: {'; '.join(fewer)}." if fewer else "")
+    out = f" No {what} of: {listed(without)}." if without else ""
+    return out + (f" Not all runs of: {listed(fewer)}." if fewer else "")

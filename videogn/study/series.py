@@ -74,6 +74,12 @@ def words(axis: str) -> str:
     return _WORDS.get(axis, axis.replace("_", " "))
 
 
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """``bn, 8; bn, 4; and 7 more``."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return "; ".join([*names[:most], *more])
+
+
 def ordered(study: Study, axis: str) -> list[str]:
     """An axis' values from left to right: numbers from large to small (the paper's figures of batch sizes), others as
     in the study's file."""
