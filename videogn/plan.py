@@ -6,16 +6,18 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from videogn.cost import cost_line, count_cost
+from videogn.cost import Cost, cost_line, count_cost
 from videogn.errors import UsageError
 from videogn.memory import (
     ActivationMemory,
     Setting,
+    TrainingMemory,
     count_evaluation,
     count_longest_clip,
     count_training,
@@ -36,6 +38,21 @@ workspaces, fragmentation, the CUDA context and DDP's gradient buckets: leave ro
 """
 _USAGE = "videogn plan [-c CONFIG.yaml ...] [--memory 24GB] [--format table|json] [any option of videogn fit]"
 _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a configuration costs, whatever its batch.
+
+    Attributes:
+        cost: of the network, and of one training clip.
+        training: memory of a training step.
+        eval_peak: bytes of the views that evaluation computes at once.
+    """
+
+    cost: Cost
+    training: TrainingMemory
+    eval_peak: int
 
 
 class _PlanCLI(VideoCLI):
@@ -82,9 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         memory = None if options.memory is None else parse_memory(options.memory)
     except ValueError as error:
         raise UsageError(f"--memory: {error}") from error
-    hide_remarks()
-    # The folder is never looked at; a later --data.root or one in a file takes its place.
-    cli = _PlanCLI(["fit", "--data.root", ".", *rest])
+    cli = read_fit(rest)
     try:
         plan = _plan(cli, memory)
     except ValueError as error:
@@ -93,23 +108,42 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _plan(cli: VideoCLI, memory: int | None) -> dict[str, Any]:
-    config = cli.config["fit"]
+def read_fit(arguments: Sequence[str]) -> VideoCLI:
+    """What `videogn fit` would make of its arguments, but for a Trainer; the network is without memory.
+
+    Raises:
+        UsageError: values that the network or the data refuse.
+        SystemExit: options that the parser refuses; it has printed why.
+    """
+    hide_remarks()
+    # The folder is never looked at; a later --data.root or one in a file takes its place.
+    return _PlanCLI(["fit", "--data.root", ".", *arguments])
+
+
+def count(cli: VideoCLI) -> Counted:
+    """Counts a configuration, in seconds to half a minute.
+
+    Raises:
+        UsageError: a precision that cannot be counted.
+        ValueError: what the network raises on such clips.
+    """
     module: Any = cli.model
-    network, clip, batch, recipe = module.network, cli.datamodule.clip, cli.datamodule.batch_size, module.recipe
-    setting = _setting(config.trainer)
-    counted: dict[str, Any] = {
-        "device": setting.device,
-        "dtype": setting.dtype,
-        "optimizer": partial(make_optimizer, recipe=recipe, lr=recipe.lr),
-        "accumulated": _accumulated(config.trainer, recipe.clips_per_step, batch),
-    }
-    cost = count_cost(network, clip.frames, clip.train_crop)
-    training = count_training(network, clip.frames, clip.train_crop, **counted)
+    network, clip = module.network, cli.datamodule.clip
+    return Counted(
+        cost=count_cost(network, clip.frames, clip.train_crop),
+        training=count_training(network, clip.frames, clip.train_crop, **_of_step(cli)),
+        eval_peak=_evaluation_peak(module, clip, setting_of(cli)),
+    )
+
+
+def _plan(cli: VideoCLI, memory: int | None) -> dict[str, Any]:
+    module: Any = cli.model
+    clip, batch, setting, counted = cli.datamodule.clip, cli.datamodule.batch_size, setting_of(cli), count(cli)
+    cost, training = counted.cost, counted.training
     plan: dict[str, Any] = {
         "network": cost_line(module.hparams, cost, clip.frames, clip.train_crop),
         "norm": module.hparams["norm"],
-        "memory_option": config.model.memory,
+        "memory_option": cli.config["fit"].model.memory,
         "frames": clip.frames,
         "size": clip.train_crop,
         "batch_size": batch,
@@ -120,37 +154,63 @@ def _plan(cli: VideoCLI, memory: int | None) -> dict[str, Any]:
         "parameter_bytes": training.parameters,
         "gradient_bytes": training.gradients,
         "optimizer_bytes": training.optimizer,
-        "optimizer": recipe.optimizer,
+        "optimizer": module.recipe.optimizer,
         "peak": training.peak(batch),
-        **_evaluation(module, clip, setting),
+        "eval_views": clip.num_views,
+        "eval_views_at_once": _views_at_once(module, clip),
+        "eval_view": [clip.eval_frames, *_view_size(clip)],
+        "eval_peak": counted.eval_peak,
     }
     if memory is not None:
         plan["memory"] = memory
         plan["largest_batch"] = training.largest_batch(memory)
-        plan["longest_clip"] = count_longest_clip(network, batch, clip.train_crop, memory, **counted)
+        plan["longest_clip"] = count_longest_clip(module.network, batch, clip.train_crop, memory, **_of_step(cli))
     return plan
 
 
-def _evaluation(module: Any, clip: ClipSpec, setting: Setting) -> dict[str, Any]:
-    """Memory of the views that evaluation computes at once; whole frames are taken to be 4:3."""
-    protocol, at_once = clip.protocol, min(module.clips_per_forward, clip.num_views)
-    height, width = (
-        (protocol.short_side, protocol.short_side * 4 // 3)
-        if protocol.crop == "full"
-        else (protocol.side, protocol.side)
-    )
-    peak = count_evaluation(
-        module.network, at_once, clip.eval_frames, height, width, device=setting.device, dtype=setting.dtype
-    )
+def _of_step(cli: VideoCLI) -> dict[str, Any]:
+    """What a step's memory depends on besides the network and the clips."""
+    module: Any = cli.model
+    setting, recipe = setting_of(cli), module.recipe
     return {
-        "eval_views": clip.num_views,
-        "eval_views_at_once": at_once,
-        "eval_view": [clip.eval_frames, height, width],
-        "eval_peak": peak,
+        "device": setting.device,
+        "dtype": setting.dtype,
+        "optimizer": partial(make_optimizer, recipe=recipe, lr=recipe.lr),
+        "accumulated": accumulates(cli),
     }
 
 
-def _setting(trainer: Any) -> Setting:
+def _evaluation_peak(module: Any, clip: ClipSpec, setting: Setting) -> int:
+    """Memory of the views that evaluation computes at once."""
+    return count_evaluation(
+        module.network,
+        _views_at_once(module, clip),
+        clip.eval_frames,
+        *_view_size(clip),
+        device=setting.device,
+        dtype=setting.dtype,
+    )
+
+
+def _views_at_once(module: Any, clip: ClipSpec) -> int:
+    return min(module.clips_per_forward, clip.num_views)
+
+
+def _view_size(clip: ClipSpec) -> tuple[int, int]:
+    """Height and width of an evaluated view; whole frames are taken to be 4:3."""
+    protocol = clip.protocol
+    if protocol.crop == "full":
+        return protocol.short_side, protocol.short_side * 4 // 3
+    return protocol.side, protocol.side
+
+
+def setting_of(cli: VideoCLI) -> Setting:
+    """The device and precision that a configuration is counted for: a CUDA GPU unless it asks for the CPU.
+
+    Raises:
+        UsageError: a precision that cannot be counted.
+    """
+    trainer = cli.config["fit"].trainer
     precision = _PRECISIONS.get(str(trainer.precision), str(trainer.precision))
     if precision not in ("32-true", "16-mixed", "bf16-mixed"):
         raise UsageError(
@@ -159,11 +219,14 @@ def _setting(trainer: Any) -> Setting:
     return Setting("cpu" if trainer.accelerator == "cpu" else "cuda", precision)
 
 
-def _accumulated(trainer: Any, clips_per_step: int | None, batch: int) -> bool:
+def accumulates(cli: VideoCLI) -> bool:
     """Whether an optimiser step sees several batches, so that gradients stay from one to the next."""
+    module: Any = cli.model
+    trainer, asked = cli.config["fit"].trainer, module.recipe.clips_per_step
     devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
-    asked = clips_per_step is not None and clips_per_step > batch * devices
-    return asked or (trainer.accumulate_grad_batches or 1) > 1
+    if asked is not None and asked > cli.datamodule.batch_size * devices:
+        return True
+    return (trainer.accumulate_grad_batches or 1) > 1
 
 
 def _table(plan: dict[str, Any]) -> str:
