@@ -27,6 +27,7 @@ from videogn.errors import UsageError
 from videogn.report.drawing import as_files, colour, settings
 from videogn.study import drawings
 from videogn.study.figures import write_figures
+from videogn.study.grid import Reported
 from videogn.study.outcomes import CellResult
 from videogn.study.series import curve_panels, error_series, feature_panels, ordered, pairs
 
@@ -142,6 +143,17 @@ def test_reported_stands_beside_here(drawing):
     ]
     assert here.get_xdata().tolist() == pytest.approx(medians)
     assert plot.get_yticklabels()[0].get_text() == "bn, 32x2, 8"
+
+
+def test_two_sources_are_told_apart(tmp_path):
+    other = Reported({"norm": "gn"}, 75.9, None, "ImageNet, section 4.1")
+    rows = (Reported({"norm": "gn"}, 73.0, 90.6, "Kinetics-400, Table 8"), other)
+    study = make_study({"norm": ["gn"]}, seeds=[0], reported=rows)
+    figure = write_figures(study, make_results(study, lambda values, seed: 25.0), tmp_path)[-1]
+    assert "Published: [1] Kinetics-400, Table 8; [2] ImageNet, section 4.1." in figure.caption
+    assert "One run of each cell." in figure.caption
+    for legend in ("reported [1]", "reported [2]", "here"):
+        assert f">{legend}<" in figure.svg
 
 
 def test_files(figures):

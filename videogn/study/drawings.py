@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.transforms import offset_copy
 
-from videogn.report.drawing import colour, style
+from videogn.report.drawing import MARKERS, colour, style
 from videogn.report.markup import plain
-from videogn.study.series import Pair, Panel, Series
+from videogn.study.series import Pair, Panel, Series, is_number
 
 _WIDTH = 7.0
 _LEGEND_LETTERS = 84  # in a row of a legend as wide as the figure
@@ -58,8 +59,7 @@ def errors(series: Sequence[Series], categories: Sequence[str], x_label: str) ->
     plot = figure.subplots()
     alone = max(len(one.x) for one in series) == 1 and len({x for one in series for x in one.x}) == len(series)
     step = 0.0 if alone else min(0.13, 0.8 / len(series))
-    beside = 0.42 * step or 0.07  # what is on the bar is not seen
-    joined = all(_is_number(category) for category in categories)
+    joined = all(map(is_number, categories))
     for position, one in enumerate(series):
         look = style(one.number)
         x = np.asarray(one.x) + step * (position - (len(series) - 1) / 2)
@@ -69,12 +69,15 @@ def errors(series: Sequence[Series], categories: Sequence[str], x_label: str) ->
         plot.errorbar(x, one.median, spread, label=_short(one.label), **bars, **edge, **{**look, "linestyle": "none"})
         if joined and len(x) > 1:
             plot.plot(x, one.median, color=look["color"], ls=look["linestyle"], lw=1.2, alpha=0.8)
-        for place, runs in zip(x + beside, one.values, strict=True):
-            plot.scatter([place] * len(runs), runs, s=9, color=look["color"], alpha=0.6, lw=0)
+        beside = offset_copy(plot.transData, figure, x=6.5, units="points")  # what is on the bar is not seen
+        for place, runs in zip(x, one.values, strict=True):
+            if len(runs) > 1:
+                dots: dict[str, Any] = {"s": 9, "alpha": 0.6, "lw": 0}
+                plot.scatter([place] * len(runs), runs, color=look["color"], transform=beside, **dots)
     if joined and alone:
         medians = sorted((place, median) for one in series for place, median in zip(one.x, one.median, strict=True))
         plot.plot(*zip(*medians, strict=True), color=rcParams["text.color"], lw=0.8, alpha=0.6, zorder=1)
-    for between in () if joined else np.arange(len(categories) - 1) + 0.5:
+    for between in () if joined or alone else np.arange(len(categories) - 1) + 0.5:
         plot.axvline(between, color=rcParams["grid.color"], lw=0.8)
     names = [_short(category) for category in categories]
     steep = len(names) > 1 and sum(map(len, names)) > 70
@@ -104,7 +107,8 @@ def features(panels: Sequence[Panel]) -> Figure:
 
 
 def reported_and_here(pairs: Sequence[Pair]) -> Figure:
-    """Published top-1 as hollow squares, the medians of the runs here as dots on bars from lowest to highest."""
+    """Published top-1 as hollow marks, other ones for each source; the medians of the runs here as dots, on bars from
+    lowest to highest."""
     figure = Figure(figsize=(_WIDTH, 1.4 + 0.34 * len(pairs)), layout="constrained")
     plot = figure.subplots()
     rows = np.arange(len(pairs))
@@ -113,18 +117,20 @@ def reported_and_here(pairs: Sequence[Pair]) -> Figure:
     spread = [[pair.median - min(pair.here) for pair in pairs], [max(pair.here) - pair.median for pair in pairs]]
     ink, ground = rcParams["text.color"], rcParams["axes.facecolor"]
     plot.hlines(rows, np.minimum(reported, here), np.maximum(reported, here), color=ink, lw=0.8, alpha=0.5)
-    given: dict[str, Any] = {"mfc": ground, "mec": colour(1), "mew": 1.8, "ms": 7.5, "zorder": 4}
+    given: dict[str, Any] = {"ls": "none", "mfc": ground, "mew": 1.8, "ms": 7.5}
     own: dict[str, Any] = {"color": colour(0), "elinewidth": 2.2, "capsize": 3, "ms": 7, "mec": ground, "mew": 0.8}
-    plot.plot(reported, rows, "s", label="reported", **given)
+    handles = []
+    sources = sorted({pair.source for pair in pairs})
+    for source in sources:
+        look = {**given, "marker": MARKERS[(1 + source) % len(MARKERS)], "mec": colour(1 + source)}
+        mine = [(pair.reported.top1, row) for row, pair in zip(rows, pairs, strict=True) if pair.source == source]
+        plot.plot(*zip(*mine, strict=True), zorder=4, **look)
+        handles.append(Line2D([], [], label="reported" + (f" [{source + 1}]" if len(sources) > 1 else ""), **look))
     plot.errorbar(here, rows, xerr=spread, fmt="o", label="here", zorder=3, **own)
     plot.set_yticks(rows, [_short(pair.label) for pair in pairs])
     plot.set(xlabel="top-1 / %", ylim=(len(pairs) - 0.5, -0.5))
     plot.grid(visible=False, axis="y")
-    handles = [
-        Line2D([], [], ls="none", marker="s", label="reported", **{**given, "zorder": 1}),
-        Line2D([], [], ls="-", lw=2.2, marker="o", color=colour(0), ms=7, label="here"),
-    ]
-    _legend(figure, handles)
+    _legend(figure, [*handles, Line2D([], [], lw=2.2, marker="o", color=colour(0), ms=7, label="here")])
     return figure
 
 
@@ -136,7 +142,7 @@ def _grid(panels: Sequence[Panel], columns: int, height: float, share_x: bool) -
     for plot in every[len(panels) :]:
         plot.remove()
     for plot, panel in zip(every, panels, strict=False):
-        plot.set_title(_short(panel.title), fontsize=11)
+        plot.set_title(_short(panel.title, 66 // columns), fontsize=11)
     return figure, every[: len(panels)]
 
 
@@ -192,14 +198,7 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     )
 
 
-def _short(label: str) -> str:
+def _short(label: str, longest: int = _LONGEST) -> str:
     """On one line, and not longer than a plot has room for."""
     line = plain(" ".join(label.split()))
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
-
-
-def _is_number(value: str) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except ValueError:
-        return False
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"

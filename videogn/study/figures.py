@@ -32,7 +32,6 @@ MOST_PANELS = 12
 """Of features."""
 
 _MOST_ROWS = 60
-_SPREAD = "Median of a cell's runs; the {} from the lowest to the highest."
 
 
 @dataclass(frozen=True)
@@ -96,17 +95,15 @@ def _curves(study: Study, results: Sequence[CellResult], where: dict[str, str], 
     for panel in panels:
         epochs = sorted({epoch for series in panel.series for epoch in series.x})
         by_line = {(s.number, s.label, s.training): s for s in panel.series}
-        place = panel.title.partition(": ")[2]
         for epoch in thinned(epochs, max(2, _MOST_ROWS // len(panels))):
-            rows.append((place, f"{epoch:g}", *(_spread(by_line.get(line), epoch) for line in lines)))
+            rows.append((panel.place, f"{epoch:g}", *(_spread(by_line.get(line), epoch) for line in lines)))
     head = (words(study.x), "epochs", *(f"{label}, {'training' if t else 'validation'}" for _, label, t in lines))
+    crowded = len({line[0] for line in lines}) > drawings.MOST_BANDS
     seen = [r for r in results if any({"train/top1", "val/clip_top1"} & set(o.curves) for o in r.outcomes)]
     caption = (
         "Error of single clips: solid on the validation videos, dashed on the training clips as they are seen "
-        f"(augmented, while the weights change). {_SPREAD.format('bands reach')}"
+        f"(augmented, while the weights change). {_gathered(results, '' if crowded else 'bands reach')}"
     )
-    if len({number for number, _, _ in lines}) > drawings.MOST_BANDS:
-        caption = caption.replace("; the bands reach from the lowest to the highest", "")
     alone = study.x == study.lines
     return _figure(
         folder,
@@ -128,7 +125,9 @@ def _errors(study: Study, results: Sequence[CellResult], where: dict[str, str], 
     places = [place for i, place in enumerate(ordered(study, study.x)) if i in shown]
     positions = {old: float(new) for new, old in enumerate(sorted(shown))}
     series = [Series(s.label, s.number, tuple(positions[x] for x in s.x), s.values) for s in series]
-    caption = f"Error per video at the end of training. {_SPREAD.format('bars reach')} Small dots are single runs."
+    caption = (
+        f"Error per video at the end of training. {_gathered(results, 'bars reach', 'Small dots are single runs.')}"
+    )
     if study.x == study.lines:
         head: tuple[str, ...] = (words(study.x), "error / %")
         rows: list[tuple[str, ...]] = [
@@ -177,10 +176,10 @@ def _reported(study: Study, results: Sequence[CellResult], folder: Path) -> Stud
     found = pairs(study, results)
     if not found:
         return None
-    sources = "; ".join(dict.fromkeys(pair.reported.source for pair in found))
-    caption = (
-        f"Top-1 of the same cells as published ({sources}) and in this study's runs. {_SPREAD.format('bars reach')}"
-    )
+    names = list(dict.fromkeys(pair.reported.source for pair in found))
+    sources = "; ".join(f"[{i}] {name}" if len(names) > 1 else name for i, name in enumerate(names, start=1))
+    caption = f"Top-1 of the same cells as published and in this study's runs. {_gathered(results, 'bars reach')}"
+    caption += f" Published: {sources}."
     if len(found) < len(study.reported):
         caption += f" {len(study.reported) - len(found)} of {len(study.reported)} published results have no run here."
     rows = []
@@ -232,6 +231,14 @@ def _spread(series: Series | None, x: float) -> str:
 def _numbers(runs: Sequence[float]) -> str:
     median, low, high = (number(value, 1) for value in (statistics.median(runs), min(runs), max(runs)))
     return f"{median} ({low} to {high})" if len(runs) > 1 else median
+
+
+def _gathered(results: Sequence[CellResult], spread: str, more: str = "") -> str:
+    """What the lines and points of a figure stand for."""
+    if all(len(result.outcomes) < 2 for result in results):
+        return "One run of each cell."
+    reach = f"; the {spread} from the lowest to the highest" if spread else ""
+    return f"Median of a cell's runs{reach}. {more}".strip()
 
 
 def _absent(

@@ -50,18 +50,33 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of several plots of the same kind: its title and lines."""
+    """One of several plots of the same kind.
+
+    Attributes:
+        title: above it.
+        series: its lines.
+        place: the value of ``study.x`` that it is about.
+    """
 
     title: str
     series: tuple[Series, ...]
+    place: str = ""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A published result and the runs of the same cell: top-1 in %."""
+    """A published result and the runs of the same cell.
+
+    Attributes:
+        label: the cell.
+        reported: what was published.
+        source: number of its source among those of the pairs, from 0 on.
+        here: top-1 in % of each run.
+    """
 
     label: str
     reported: Reported
+    source: int
     here: tuple[float, ...]
 
     @property
@@ -74,6 +89,13 @@ def words(axis: str) -> str:
     return _WORDS.get(axis, axis.replace("_", " "))
 
 
+def is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """``bn, 8; bn, 4; and 7 more``."""
     more = [f"and {len(names) - most} more"] if len(names) > most else []
@@ -84,10 +106,7 @@ def ordered(study: Study, axis: str) -> list[str]:
     """An axis' values from left to right: numbers from large to small (the paper's figures of batch sizes), others as
     in the study's file."""
     values = list(study.axes[axis])
-    try:
-        return sorted(values, key=lambda value: -float(value))
-    except ValueError:
-        return values
+    return sorted(values, key=lambda value: -float(value)) if all(map(is_number, values)) else values
 
 
 def selected(results: Sequence[CellResult], where: Mapping[str, str]) -> list[CellResult]:
@@ -111,7 +130,8 @@ def curve_panels(study: Study, results: Sequence[CellResult]) -> list[Panel]:
                 if epochs := _by_epoch(outcomes, name):
                     lines.append(Series(line, number, tuple(epochs), tuple(map(tuple, epochs.values())), training))
         if lines:
-            panels.append(Panel(f"{words(study.x)}: {place}" if apart else "", tuple(lines)))
+            title = f"{words(study.x)}: {place}" if is_number(place) else place
+            panels.append(Panel(title, tuple(lines), place))
     return panels
 
 
@@ -176,9 +196,11 @@ def _percentiles(outcome: Outcome) -> dict[int, _Points]:
 
 def pairs(study: Study, results: Sequence[CellResult]) -> list[Pair]:
     """The published results of cells that have finished runs, in the order of the study's file."""
-    found = []
+    found: list[Pair] = []
+    sources: list[str] = []
     for row in study.reported:
         here = [score for result in selected(results, row.values) for score in result.scores("top1")]
         if here:
-            found.append(Pair(", ".join(row.values.values()), row, tuple(here)))
+            sources += [row.source] if row.source not in sources else []
+            found.append(Pair(", ".join(row.values.values()), row, sources.index(row.source), tuple(here)))
     return found
