@@ -1,0 +1,179 @@
+"""Starting, stopping and resuming the runs of a study, with a stand-in for `videogn fit` that takes no time."""
+
+import json
+import os
+import time
+
+import pytest
+import yaml
+
+from videogn.data.files import lock_folder
+from videogn.study.grid import read_study
+from videogn.study.outcomes import cell_results, read_record
+from videogn.study.rates import choose_rates
+from videogn.study.runner import _environments, run_all
+from videogn.study.runs import rate_runs, result_runs
+
+FIT = """
+import os, signal, sys, time
+from pathlib import Path
+import yaml
+
+config = yaml.safe_load(Path(sys.argv[sys.argv.index("-c") + 1]).read_text())
+assert sys.argv[1] == "fit" and sys.argv[-2:] == ["--ckpt_path", "last"], sys.argv
+folder, fake = Path(config["trainer"]["default_root_dir"]), config["fake"]
+checkpoints = folder / "version_0" / "checkpoints"
+checkpoints.mkdir(parents=True, exist_ok=True)
+again = (checkpoints / "last.ckpt").exists()
+(checkpoints / "last.ckpt").touch()
+if fake.get("fails"):
+    sys.exit("videogn: error: no such option")
+if fake.get("meet"):  # ends when as many runs are at work at the same time
+    place = Path(fake["meet"])
+    (place / folder.name).touch()
+    deadline = time.monotonic() + 60
+    while len(list(place.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(list(place.iterdir())) >= 2
+if fake.get("waits") and not again:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    (folder / "waiting").touch()
+    time.sleep(60)
+top1 = fake.get("top1", 0.5) - abs(config["model"]["recipe"]["lr"] - 0.01)
+(folder / "version_0" / "metrics.csv").write_text(
+    f"epoch,step,val/top1,val/top5,val/clip_top1,val/clip_top5,val/loss\\n0,9,0.1,1,0.1,1,3\\n1,19,{top1},1,0.4,0.9,2\\n"
+)
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Makes a study of two norms and two seeds, whose runs are the stand-in's."""
+    package = tmp_path / "path" / "videogn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(FIT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    monkeypatch.chdir(tmp_path)  # python -m looks for its module there first
+
+    def made(bn=None, gn=None, **changes):
+        path = tmp_path / "grid.yaml"
+        axes = {"norm": {"bn": {"fake": bn or {}}, "gn": {"fake": gn or {"top1": 0.75}}}}
+        options = {"model.recipe.lr": 0.01}
+        grid = {"options": options, "axes": axes, "seeds": [0, 1], "folder": str(tmp_path / "runs"), **changes}
+        path.write_text(yaml.safe_dump(grid))
+        return read_study(path)
+
+    return made
+
+
+def runs_of(study):
+    return result_runs(study, {}, {})
+
+
+def test_all_runs_are_run_once_and_their_last_scores_are_read(study):
+    one, said = study(), []
+    outcomes = run_all(runs_of(one), 2, True, said.append)
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    assert [outcome.scores["top1"] for outcome in outcomes] == [0.5, 0.75, 0.5, 0.75]
+    assert len(said) == 4
+    assert all("top-1" in line for line in said)
+    results = cell_results(one, outcomes)
+    assert [(r.cell.name, r.errors, r.missing) for r in results] == [
+        ("bn", {0: 50.0, 1: 50.0}, 0),
+        ("gn", {0: 25.0, 1: 25.0}, 0),
+    ]
+    said.clear()
+    again = run_all(runs_of(one), 2, True, said.append)
+    assert said == []
+    assert [outcome.scores for outcome in again] == [outcome.scores for outcome in outcomes]
+    assert {read_record(run.folder)["starts"] for run in runs_of(one)} == {1}
+
+
+def test_several_are_at_work_at_once(study, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    one = study(bn={"meet": str(place)}, gn={"meet": str(place)}, seeds=[0])
+    assert [outcome.status for outcome in run_all(runs_of(one), 2, True, print)] == ["done"] * 2
+
+
+def test_one_that_fails_is_told_and_the_others_go_on(study):
+    one, said = study(bn={"fails": True}), []
+    outcomes = run_all(runs_of(one), 1, True, said.append)
+    assert [outcome.status for outcome in outcomes] == ["failed", "done", "failed", "done"]
+    assert "bn, seed 0: failed: no such option" in said[0]
+    assert [r.missing for r in cell_results(one, outcomes)] == [2, 0]
+    run_all(runs_of(one), 1, True, said.append)
+    assert {read_record(run.folder)["starts"] for run in runs_of(one)} == {1, 2}
+
+
+def test_what_is_at_work_saves_when_the_study_is_stopped_and_goes_on_later(study):
+    one = study(bn={"waits": True}, seeds=[0])
+    bn, gn = runs_of(one)
+
+    def stop(text):
+        for _ in range(600):
+            if (bn.folder / "waiting").exists():
+                raise KeyboardInterrupt
+            time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all([bn, gn], 2, True, stop)
+    assert read_record(bn.folder)["exit_code"] == 143
+    assert [read_record(run.folder)["status"] for run in (bn, gn)] == ["interrupted", "done"]
+    assert [outcome.status for outcome in run_all([bn, gn], 2, True, print)] == ["done", "done"]
+    assert read_record(bn.folder)["starts"] == 2
+
+
+def test_what_another_study_is_at_is_left_to_it(study):
+    one, said = study(seeds=[0]), []
+    bn, _ = runs_of(one)
+    bn.folder.mkdir(parents=True)
+    descriptor = lock_folder(str(bn.folder))
+    try:
+        outcomes = run_all(runs_of(one), 2, True, said.append)
+    finally:
+        os.close(descriptor)
+    assert [outcome.status for outcome in outcomes] == ["missing", "done"]
+    assert "left to another `videogn study`" in said[0]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_checkpoints_of_finished_runs_are_kept_if_they_are_wanted(study, keep):
+    for run in runs_of(one := study(seeds=[0])):
+        run_all(runs_of(one), 1, keep, print)
+        assert (run.folder / "version_0" / "checkpoints").exists() == keep
+        assert (run.folder / "version_0" / "metrics.csv").exists()
+
+
+def test_the_best_rate_of_each_cell_is_chosen(study):
+    one = study(learning_rates={"values": [0.001, 0.02, 0.5], "seed": 7})
+    outcomes = run_all(rate_runs(one, {}), 2, True, print)
+    assert choose_rates(outcomes) == {"bn": 0.001, "gn": 0.001}  # the nearest to 0.01, where the stand-in is best
+    assert [run.lr for run in result_runs(one, {}, choose_rates(outcomes))] == [0.001] * 4
+
+
+def test_a_rate_with_which_runs_fail_is_not_chosen(study):
+    one = study(bn={"fails": True}, learning_rates={"values": [0.001, 0.02], "seed": 7})
+    assert choose_rates(run_all(rate_runs(one, {}), 2, True, print)) == {"gn": 0.001}
+
+
+def test_gpus_and_cores_are_shared_out(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.setattr("videogn.study.runner.available_cores", lambda: 8)
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in _environments(2)] == ["4,5", "6,7"]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in _environments(6)] == ["4", "5", "6", "7", "4", "5"]
+    assert {e["OMP_NUM_THREADS"] for e in _environments(2)} == {"4"}
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in _environments(1)] == ["4,5,6,7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert {e["CUDA_VISIBLE_DEVICES"] for e in _environments(2)} == {""}
+
+
+def test_a_damaged_record_is_named(study):
+    one = study(seeds=[0])
+    folder = runs_of(one)[0].folder
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"status": "done"})[:-3])
+    with pytest.raises(ValueError, match=r"run\.json: cannot be read"):
+        run_all(runs_of(one), 1, True, print)
