@@ -131,8 +131,12 @@ def _claims(claims: Sequence[ClaimResult]) -> str:
     if not claims:
         return missing("The study's file names no claims.")
     head, rows = claims_rows(claims)
-    shown = [[*map(text, row[:-1]), f"<strong>{text(row[-1])}</strong>"] for row in rows]
+    shown = [_claim(*map(text, row)) for row in rows]
     return table(list(map(text, head)), shown, "What the study tests") + _paragraphs(explained(claims))
+
+
+def _claim(said: str, compared: str, *numbers: str) -> list[Cell | str]:
+    return [said, compared, *(value(of, None) for of in numbers[:-1]), f"<strong>{numbers[-1]}</strong>"]
 
 
 def _runs(study: Study, results: Sequence[CellResult]) -> str:
