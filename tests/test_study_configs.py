@@ -4,9 +4,9 @@ import math
 import shlex
 
 import pytest
-import torch
 import yaml
-from test_configs import CONFIGS, KINETICS, ParseOnly
+from study_cells import make, parse, parser, study, written
+from test_configs import CONFIGS, KINETICS
 
 from videogn.study.claims import Claim
 from videogn.study.grid import clips_per_step, read_study
@@ -19,42 +19,10 @@ IMAGENET = "section 4.1"
 TABLE_8 = "Table 8"
 
 
-def study(name):
-    return read_study(CONFIGS / "study" / f"{name}.yaml")
-
-
 def some_cells(of):
     """Cells in which every value of every axis is, as few as there can be."""
     longest = max(len(values) for values in of.axes.values())
     return [of.select({axis: values[i % len(values)] for axis, values in of.axes.items()})[0] for i in range(longest)]
-
-
-class OptionsOnly(ParseOnly):
-    """The command line up to its options, with which nothing is made."""
-
-    def instantiate_classes(self):
-        pass
-
-    def _add_configure_optimizers_method_to_model(self, subcommand):
-        pass
-
-
-@pytest.fixture(scope="module")
-def parser():
-    """That of `videogn`: making it takes longer than using it."""
-    return OptionsOnly(["fit", "-c", str(CONFIGS / "demo.yaml")]).parser
-
-
-def parse(parser, *paths):
-    """The options of `videogn fit -c PATH -c PATH`, without weights to start from, which nobody has here."""
-    files = [word for path in paths for word in ("-c", str(path))]
-    return parser.parse_args(["fit", *files, "--data.root", "/videos", "--model.init_from", "null"])
-
-
-def written(config, folder):
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 def test_each_study_has_a_demo_twin():
@@ -63,7 +31,7 @@ def test_each_study_has_a_demo_twin():
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_fit_accepts_the_cells(path, parser, tmp_path):
+def test_fit_accepts_the_cells(path, tmp_path):
     """At least one for each value of each axis, and the runs whose weights they start from."""
     read = read_study(path)
     configs = [cell.config for cell in some_cells(read)]
@@ -72,9 +40,7 @@ def test_fit_accepts_the_cells(path, parser, tmp_path):
         (axis, value) for axis, values in read.axes.items() for value in values
     }
     for config in configs:
-        options = parse(parser, written(config, tmp_path))
-        with torch.device("meta"):  # where a full-size network costs nothing
-            made = parser.instantiate_classes(options).fit
+        made = make(parse(written(config, tmp_path)))
         assert made.model.hparams["norm"] == config["model"]["norm"]
         assert made.model.hparams["norm_kwargs"] == config["model"].get("norm_kwargs")
         assert made.data.batch_size == config["data"]["batch_size"]
@@ -241,28 +207,29 @@ def test_studies_share_the_runs_that_are_the_same():
     ],
     ids=lambda names: names[-1],
 )
-def test_merged_files_are_what_the_command_line_makes_of_them(names, parser, tmp_path):
+def test_merged_files_are_what_the_command_line_makes_of_them(names, tmp_path):
     """Mappings merge, nulls remove them, and lists of callbacks are joined."""
     paths = [CONFIGS / f"{name}.yaml" for name in names]
     together = {}
     for path in paths:
         together = merged(together, read_yaml(path))
-    own, theirs = parse(parser, written(together, tmp_path)), parse(parser, *paths)
-    assert _without_files(parser, own) == _without_files(parser, theirs)
+    own, theirs = parse(written(together, tmp_path)), parse(*paths)
+    assert _without_files(own) == _without_files(theirs)
     callbacks = [each for path in paths for each in option(read_yaml(path), "trainer.callbacks+", [])]
     assert len(own.fit.trainer.callbacks or []) == len(callbacks)
 
 
-def test_a_cell_is_what_its_files_make_on_the_command_line(parser, tmp_path):
+def test_a_cell_is_what_its_files_make_on_the_command_line(tmp_path):
     (cell,) = study("table8").select({"setting": "64x1 frames, 4 clips", "norm": "bn, precise"})
     overlays = ["kinetics400_i3d_r50_64x1_batch4", "norm/bn", "precise_bn"]
-    own = parse(parser, written(cell.config, tmp_path))
-    theirs = parse(parser, KINETICS, *(CONFIGS / f"{name}.yaml" for name in overlays))
-    assert _without_files(parser, own) == _without_files(parser, theirs)
+    own = parse(written(cell.config, tmp_path))
+    weights = ("--model.init_from", "weights/resnet50.pth", "--data.root", "/videos")
+    theirs = parse(KINETICS, *(CONFIGS / f"{name}.yaml" for name in overlays), options=weights)
+    assert _without_files(own) == _without_files(theirs)
 
 
-def _without_files(parser, options):
-    config = yaml.safe_load(parser.dump(options))["fit"]
+def _without_files(options):
+    config = yaml.safe_load(parser().dump(options))["fit"]
     return {name: value for name, value in config.items() if name != "config"}
 
 
