@@ -85,7 +85,8 @@ def lines_of(*outcomes):
 # -- what is counted ---------------------------------------------------------------------------------------------------
 
 
-def test_memory_and_cost_are_those_of_plan(make_study, tmp_path, capsys):
+def test_memory_and_cost_are_those_of_plan(make_study, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study, runs = make_study()
     text = dry_run.dry_run(study, runs, [], 1)
     cell = study.cells[1]
@@ -102,7 +103,7 @@ def test_memory_and_cost_are_those_of_plan(make_study, tmp_path, capsys):
     assert shown[8:10] == [format_bytes(planned["peak"]), format_bytes(planned["eval_peak"])]
     assert shown[10].endswith(" s, a step")
     assert "8 runs of 4 cells: 0 done, 0 interrupted, 0 failed, 8 missing" in text
-    assert "computing alone, without decoding and validation" in " ".join(text.split())
+    assert "computing alone, without decoding and validation; with 1 CPU thread" in " ".join(text.split())
     assert "to do: 8 runs, about " in text
 
 
@@ -162,7 +163,7 @@ def test_without_data_time_is_per_clips(make_study, root, why):
         for one in runs:
             one.config["data"].pop("root", None)  # the runs of a cell share it
     text = dry_run.dry_run(study, runs, [], 1)
-    assert row(text, "gn")[5] == "1 epochs"
+    assert row(text, "gn")[5] == "1 epoch"
     assert row(text, "gn")[10].endswith(" per 1,000 clips, a step")
     assert why in " ".join(text.split())
     assert "to do: 4 runs; their time is unknown" in text

@@ -117,7 +117,7 @@ def _row(line: Line, cost: RunCost, time: Estimate) -> tuple[str, ...]:
     return (
         line.name,
         *(str(states[status]) for status in _STATES),
-        f"{cost.clips:,}" if cost.clips is not None else f"{cost.epochs} epochs",
+        f"{cost.clips:,}" if cost.clips is not None else f"{cost.epochs} epoch{'s' if cost.epochs != 1 else ''}",
         f"{cost.parameters / 1e6:.2f} M",
         f"{adds / 1e9:.2f} G" if adds >= 1e8 else f"{adds / 1e6:.2f} M",
         format_bytes(cost.step_bytes),
@@ -135,14 +135,17 @@ def _remarks(costs: Sequence[RunCost], times: Sequence[Estimate], jobs: int) -> 
     from videogn.study.step_time import run_threads
 
     settings = ", ".join(dict.fromkeys(str(cost.setting) for cost in costs))
+    sources, threads = {time.source for time in times}, run_threads(jobs)
+    on_cpu = f"; with {threads} CPU thread{'s' if threads != 1 else ''}, as a run has"
     out = [
         f"step, evaluation: the most that a process holds at once in a training step with the cell's batch and in an "
         f"evaluation, counted as by `videogn plan` ({settings}); multiply-adds: of one training clip",
-        *(f"time, {source}: {text}" for source, text in _SOURCES.items() if source in {time.source for time in times}),
+        *(
+            f"time, {source}: {text}{on_cpu if source in (STEP, ONE_CLIP) else ''}"
+            for source, text in _SOURCES.items()
+            if source in sources
+        ),
     ]
-    if any(time.source in (STEP, ONE_CLIP) for time in times) and any(cost.device == "cpu" for cost in costs):
-        threads = run_threads(jobs)
-        out[-1] += f"; with {threads} thread{'s' if threads != 1 else ''}, as a run has"
     for why in dict.fromkeys(cost.why for cost in costs if cost.clips is None and cost.why):
         out.append(f"the number of training videos is unknown, and with it the clips per run: {why}")
     if any(cost.device == "cpu" and cost.setting.device == "cuda" for cost in costs):
