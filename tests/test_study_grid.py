@@ -95,6 +95,12 @@ def test_another_study_finds_the_same_runs_under_their_names(write):
     assert [run.folder for run in result_runs(read_study(other), {}, {})] == [first[0].folder]
 
 
+def test_cells_that_are_the_same_are_run_once(write):
+    runs = result_runs(read_study(write(axes={"norm": {"a": {}, "b": {}, "c": {"model.norm": "ln"}}})), {}, {})
+    assert [run.cell.name for run in runs[:3]] == ["a", "b", "c"]
+    assert runs[0].folder == runs[1].folder != runs[2].folder
+
+
 def test_rates_are_chosen_where_the_study_says(write):
     rates = {"values": [0.1, 0.01], "seed": 9, "at": {"batch_size": 8}, "options": {"data.root": "others"}}
     study = read_study(write(learning_rates=rates))
@@ -156,6 +162,7 @@ def test_cells_start_from_the_weights_of_their_value(write):
         ({"claims": [{"text": "?", "of": [{}], "expect": "within"}]}, "within with a margin"),
         ({"reported": [{"values": {"norm": "bn"}, "top1": 1}]}, "reported: expected values of each axis"),
         ({"figure": {"x": "depth"}}, "figure.x: expected one of norm, batch_size"),
+        ({"options": {"trainer.check_val_every_n_epoch": 3}}, "expected a divisor of trainer.max_epochs, 4"),
         ({"options": {"trainer.max_steps": 100}}, "trainer.max_steps: the runs have [2, 8] clips per step"),
         ({"options": {"model.recipe.lr_clips": None}}, "model.recipe.lr_clips: expected the clips per step"),
     ],

@@ -138,6 +138,15 @@ def test_what_another_study_is_at_is_left_to_it(study):
     assert "left to another `videogn study`" in said[0]
 
 
+def test_a_start_that_ended_before_its_first_checkpoint_is_not_in_the_way(study):
+    one = study(seeds=[0])
+    bn, _ = runs_of(one)
+    (bn.folder / "version_0" / "checkpoints").mkdir(parents=True)
+    (bn.folder / "version_0" / "metrics.csv").write_text("old")
+    assert [outcome.status for outcome in run_all(runs_of(one), 1, True, print)] == ["done"] * 2
+    assert bn.weights.exists()
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_checkpoints_of_finished_runs_are_kept_if_they_are_wanted(study, keep):
     for run in runs_of(one := study(seeds=[0])):

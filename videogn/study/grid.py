@@ -334,6 +334,16 @@ def _check_names(found: Any, names: Sequence[str], where: str) -> None:
 
 def _check_comparable(study: Study, path: Any) -> None:
     """Refuses batch sizes that would see different numbers of samples, or rates that no rule makes comparable."""
+    for cell in study.cells:
+        epochs, every = (
+            option(cell.config, "trainer.max_epochs"),
+            option(cell.config, "trainer.check_val_every_n_epoch"),
+        )
+        if epochs and every and epochs % every:
+            raise UsageError(
+                f"{path}: trainer.check_val_every_n_epoch: expected a divisor of trainer.max_epochs, {epochs}, since a "
+                f"study compares the last validations of its runs; found {every} in {cell.text()}"
+            )
     steps = [cell for cell in study.cells if (option(cell.config, "trainer.max_steps") or -1) > 0]
     sizes = {cell.values.get("batch_size"): clips_per_step(cell.config) for cell in study.cells}
     if len(set(sizes.values())) < 2:

@@ -91,6 +91,10 @@ def _start(run: Run, slot: int, environment: dict[str, str], say: Callable[[str]
     except UsageError:
         say(f"{run.text}: left to another `videogn study`, which is at it")
         return None
+    if not any(run.folder.glob("version_*/checkpoints/*.ckpt")):
+        # Of a start that ended before its first checkpoint: the next one would not be version_0.
+        for version in run.folder.glob("version_*"):
+            shutil.rmtree(version, ignore_errors=True)
     config = merged(run.config, {"trainer": {"default_root_dir": str(run.folder), "enable_progress_bar": False}})
     write_atomically(str(run.folder / CONFIG_FILE), [yaml.safe_dump(config, sort_keys=False)])
     command = [sys.executable, "-m", "videogn", "fit", "-c", str(run.folder / CONFIG_FILE), "--ckpt_path", "last"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -62,12 +62,13 @@ def rate_runs(study: Study, weights: Mapping[str, Run]) -> list[Run]:
     """The runs that choose learning rates, all rates of a cell one after another."""
     if study.rates is None:
         return []
-    return [
-        _run(study, cell, "rate", study.rates.seed, lr, merged(_initial(study, cell, weights), study.rates.options))
+    own = study.rates
+    return _each_once(
+        _run(study, cell, "rate", own.seed, lr, merged(_initial(study, cell, weights), own.options))
         for cell in study.cells
         if deciding_cell(study, cell) is cell
-        for lr in study.rates.values
-    ]
+        for lr in own.values
+    )
 
 
 def deciding_cell(study: Study, cell: Cell) -> Cell:
@@ -84,18 +85,17 @@ def result_runs(study: Study, weights: Mapping[str, Run], rates: Mapping[str, fl
         weights: of :func:`pretraining_runs`.
         rates: learning rate by the name of the cell that chose it; cells without one take the configuration's.
     """
-    return [
-        _run(
-            study,
-            cell,
-            "result",
-            seed,
-            rates.get(deciding_cell(study, cell).name),
-            _initial(study, cell, weights),
-        )
+    return _each_once(
+        _run(study, cell, "result", seed, rates.get(deciding_cell(study, cell).name), _initial(study, cell, weights))
         for seed in study.seeds
         for cell in study.cells
-    ]
+    )
+
+
+def _each_once(runs: Iterable[Run]) -> list[Run]:
+    """Cells that turn out to be the same have one folder, that of the first."""
+    folders: dict[str, Path] = {}
+    return [replace(run, folder=folders.setdefault(digest(run.config), run.folder)) for run in runs]
 
 
 def _initial(study: Study, cell: Cell, weights: Mapping[str, Run]) -> Options:
