@@ -6,7 +6,7 @@ import torch
 import yaml
 from test_configs import CONFIGS, ParseOnly
 
-from videogn.study.grid import read_study
+from videogn.study.file import read_study
 
 
 class OptionsOnly(ParseOnly):

@@ -9,7 +9,8 @@ from study_cells import make, parse, parser, study, written
 from test_configs import CONFIGS, KINETICS
 
 from videogn.study.claims import Claim
-from videogn.study.grid import clips_per_step, read_study
+from videogn.study.file import read_study
+from videogn.study.grid import clips_per_step
 from videogn.study.options import merged, option, read_yaml
 from videogn.study.runs import pretraining_runs, rate_runs, result_runs
 

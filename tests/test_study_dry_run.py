@@ -18,7 +18,8 @@ from videogn.results import Training
 from videogn.study import costs, dry_run, step_time
 from videogn.study.costs import RunCost, count_costs
 from videogn.study.estimates import estimate, find_lines, hours_together, seconds_per_work
-from videogn.study.grid import Cell, read_study
+from videogn.study.file import read_study
+from videogn.study.grid import Cell
 from videogn.study.outcomes import Outcome
 from videogn.study.runs import Run, result_runs
 

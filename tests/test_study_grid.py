@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from videogn.errors import UsageError
-from videogn.study.grid import read_study
+from videogn.study.file import read_study
 from videogn.study.options import digest, merged, nested, option
 from videogn.study.runs import pretraining_runs, rate_runs, result_runs
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from videogn.data.files import lock_folder
-from videogn.study.grid import read_study
+from videogn.study.file import read_study
 from videogn.study.outcomes import cell_results, read_record
 from videogn.study.rates import choose_rates
 from videogn.study.runner import _environments, run_all
@@ -93,7 +93,7 @@ def test_all_runs_are_run_once_and_their_last_scores_are_read(study):
 def test_several_are_at_work_at_once(study, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
-    one = study(bn={"meet": str(place)}, gn={"meet": str(place)}, seeds=[0])
+    one = study(bn={"meet": str(place)}, gn={"meet": str(place), "top1": 0.6}, seeds=[0])
     assert [outcome.status for outcome in run_all(runs_of(one), 2, True, print)] == ["done"] * 2
 
 

@@ -15,7 +15,8 @@ from videogn.data.files import write_atomically
 from videogn.errors import UsageError
 from videogn.stopping import REQUESTS, Stopped
 from videogn.study.environment import command_line, environment
-from videogn.study.grid import Study, read_study
+from videogn.study.file import read_study
+from videogn.study.grid import Study
 from videogn.study.outcomes import CellResult, Outcome, cell_results, read_outcome
 from videogn.study.rates import choose_rates
 from videogn.study.runner import run_all

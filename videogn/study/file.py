@@ -1,0 +1,245 @@
+"""The file of a study: axes of named options over a base configuration, seeds, and what is made of them.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from videogn.errors import UsageError
+from videogn.study.claims import Claim
+from videogn.study.grid import Cell, Pretraining, Rates, Reported, Study, clips_per_step
+from videogn.study.options import Options, merged, nested, option, read_yaml
+
+KNOWN_AXES = {
+    "norm": lambda value: {"model.norm": value, "model.norm_kwargs": None},
+    "batch_size": lambda value: {"data.batch_size": value},
+    "clip": lambda value: dict(zip(("data.clip.frames", "data.clip.stride"), map(int, value.split("x")), strict=True)),
+    "num_groups": lambda value: {"model.norm_kwargs": {"num_groups": value}},
+    "channels_per_group": lambda value: {"model.norm_kwargs": {"channels_per_group": value}},
+    "depth": lambda value: {"model.depth": value},
+}
+"""Axes that may be given as a list of values; of any other the file says what its values mean."""
+
+_FIELDS = (
+    "title", "base", "options", "axes", "seeds", "learning_rates", "pretraining", "claims", "reported", "figure",
+    "folder", "checkpoints", "notes",
+)  # fmt: skip
+
+
+def read_study(
+    path: str | os.PathLike[str], extra: Options | None = None, folder: str | os.PathLike[str] | None = None
+) -> Study:
+    """Reads the file of a study.
+
+    Args:
+        path: YAML; files that it names are looked for beside it.
+        extra: options for every run, on top of the file's.
+        folder: of the runs, instead of the file's.
+
+    Raises:
+        UsageError: no such file, a name that it does not know, an axis without values, or a grid whose runs would not
+            see the same number of samples at comparable learning rates.
+    """
+    found = read_yaml(path)
+    here = Path(path).parent
+    unknown = [name for name in found if name not in _FIELDS]
+    if unknown:
+        raise UsageError(f"{path}: {unknown[0]}: expected one of {', '.join(_FIELDS)}")
+    base = _with_configs({"config": found.get("base") or []}, here, path)
+    base = merged(base, _options(found, "options", here, path))
+    axes = _axes(found.get("axes"), here, path)
+    on_top = nested(extra or {})
+    cells = []
+    for chosen in itertools.product(*(values.items() for values in axes.values())):
+        config = base
+        for _, options in chosen:
+            config = merged(config, options)
+        values = dict(zip(axes, (name for name, _ in chosen), strict=True))
+        cells.append(Cell(values, merged(config, on_top)))
+    names = {axis: tuple(values) for axis, values in axes.items()}
+    study = Study(
+        name=Path(path).stem,
+        title=str(found.get("title") or Path(path).stem),
+        cells=tuple(cells),
+        axes=names,
+        seeds=_seeds(found.get("seeds", [0]), path),
+        rates=_rates(found.get("learning_rates"), names, here, path),
+        pretraining=_pretraining(found.get("pretraining"), names, here, path),
+        claims=tuple(_claim(claim, names, path) for claim in _list(found, "claims", path)),
+        reported=tuple(_reported(row, names, path) for row in _list(found, "reported", path)),
+        **_figure(found.get("figure") or {}, names, path),
+        folder=Path(folder or found.get("folder") or "runs/study"),
+        checkpoints=bool(found.get("checkpoints", True)),
+        notes=tuple(map(str, _list(found, "notes", path))),
+    )
+    _check_comparable(study, path)
+    return study
+
+
+def _axes(found: Any, here: Path, path: Any) -> dict[str, dict[str, Options]]:
+    if not isinstance(found, Mapping) or not found:
+        raise UsageError(f"{path}: axes: expected at least one axis with its values, found {found!r:.80}")
+    axes: dict[str, dict[str, Options]] = {}
+    for axis, values in found.items():
+        where = f"{path}: axes.{axis}"
+        if not values or not isinstance(values, list | Mapping):
+            raise UsageError(f"{where}: expected a list of values, or a mapping of names to options; found {values!r}")
+        if isinstance(values, Mapping):
+            axes[axis] = {str(name): _with_configs(options or {}, here, path) for name, options in values.items()}
+            continue
+        if axis not in KNOWN_AXES:
+            raise UsageError(
+                f"{where}: expected a mapping of names to options, since only {', '.join(KNOWN_AXES)} may be lists"
+            )
+        try:
+            axes[axis] = {str(value): nested(KNOWN_AXES[axis](value)) for value in values}
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"{where}: expected frames x stride such as 32x2, found {values}") from error
+        if len(axes[axis]) < len(values):
+            raise UsageError(f"{where}: expected each value once, found {values}")
+    return axes
+
+
+def _with_configs(options: Any, here: Path, path: Any) -> Options:
+    """Options whose ``config`` names files that they stand on."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"{path}: expected options by name, found {options!r:.80}")
+    files = options.get("config") or []
+    out: Options = {}
+    for name in [files] if isinstance(files, str) else files:
+        out = merged(out, read_yaml(here / name))
+    return merged(out, nested({name: value for name, value in options.items() if name != "config"}))
+
+
+def _options(found: Mapping[str, Any], name: str, here: Path, path: Any) -> Options:
+    return _with_configs(found.get(name) or {}, here, path)
+
+
+def _list(found: Mapping[str, Any], name: str, path: Any) -> list[Any]:
+    value = found.get(name) or []
+    if not isinstance(value, list):
+        raise UsageError(f"{path}: {name}: expected a list, found {value!r:.80}")
+    return value
+
+
+def _seeds(found: Any, path: Any) -> tuple[int, ...]:
+    whole = isinstance(found, list) and all(isinstance(seed, int) and seed >= 0 for seed in found)
+    if not whole or not found or len(set(found)) < len(found):
+        raise UsageError(f"{path}: seeds: expected different whole numbers, found {found!r:.80}")
+    return tuple(found)
+
+
+def _rates(found: Any, axes: Mapping[str, Sequence[str]], here: Path, path: Any) -> Rates | None:
+    if found is None:
+        return None
+    where = f"{path}: learning_rates"
+    _check_names(found, ("values", "seed", "at", "options"), where)
+    values = found.get("values")
+    if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, float) and v > 0 for v in values):
+        raise UsageError(f"{where}.values: expected two or more rates such as 1.0e-3, found {values!r}")
+    if not isinstance(found.get("seed"), int):
+        raise UsageError(f"{where}.seed: expected a whole number, found {found.get('seed')!r}")
+    at = {axis: str(value) for axis, value in (found.get("at") or {}).items()}
+    for axis, value in at.items():
+        if value not in axes.get(axis, ()):
+            raise UsageError(f"{where}.at: expected values of the axes {', '.join(axes)}, found {axis}: {value}")
+    return Rates(tuple(sorted(values)), found["seed"], at, _options(found, "options", here, path))
+
+
+def _pretraining(found: Any, axes: Mapping[str, Sequence[str]], here: Path, path: Any) -> Pretraining | None:
+    if found is None:
+        return None
+    where = f"{path}: pretraining"
+    _check_names(found, ("axis", "options", "uses", "seed"), where)
+    axis, uses = found.get("axis"), found.get("uses") or {}
+    if axis not in axes:
+        raise UsageError(f"{where}.axis: expected one of {', '.join(axes)}, found {axis!r}")
+    for value in [*uses, *uses.values()]:
+        if value not in axes[axis]:
+            raise UsageError(f"{where}.uses: expected values of {axis} ({', '.join(axes[axis])}), found {value!r}")
+    return Pretraining(axis, _options(found, "options", here, path), dict(uses), int(found.get("seed", 0)))
+
+
+def _claim(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> Claim:
+    where = f"{path}: claims"
+    _check_names(found, ("text", "of", "against", "expect", "margin"), where)
+    text, expect = str(found.get("text", "")), found.get("expect", "above")
+    if not text or expect not in ("above", "below", "within") or (expect == "within") != ("margin" in found):
+        raise UsageError(
+            f"{where}: expected text, and expect: above, below, or within with a margin in points; found {found!r:.200}"
+        )
+    sides = []
+    for name in ("of", "against"):
+        side = found.get(name) or []
+        cells = side if isinstance(side, list) else [side]
+        for cell in cells:
+            full = isinstance(cell, Mapping) and set(cell) == set(axes)
+            if not full or any(str(value) not in axes[axis] for axis, value in cell.items()):
+                raise UsageError(
+                    f"{where}: {name}: expected a value of each axis ({', '.join(axes)}), found {cell!r:.200}"
+                )
+        if len(cells) > 2 or (name == "of" and not cells):
+            raise UsageError(f"{where}: {name}: expected a cell, or two for the rise between them, found {len(cells)}")
+        sides.append(tuple({axis: str(value) for axis, value in cell.items()} for cell in cells))
+    return Claim(text, sides[0], sides[1], expect, found.get("margin"))
+
+
+def _reported(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> Reported:
+    where = f"{path}: reported"
+    _check_names(found, ("values", "top1", "top5", "source"), where)
+    values = found.get("values")
+    if not isinstance(values, Mapping) or set(values) != set(axes) or "top1" not in found or "source" not in found:
+        raise UsageError(
+            f"{where}: expected values of each axis ({', '.join(axes)}), top1 in % and a source, found {found!r:.200}"
+        )
+    return Reported({k: str(values[k]) for k in axes}, float(found["top1"]), found.get("top5"), str(found["source"]))
+
+
+def _figure(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> dict[str, str]:
+    _check_names(found, ("x", "lines"), f"{path}: figure")
+    out = {"x": found.get("x", list(axes)[-1]), "lines": found.get("lines", next(iter(axes)))}
+    for name, axis in out.items():
+        if axis not in axes:
+            raise UsageError(f"{path}: figure.{name}: expected one of {', '.join(axes)}, found {axis!r}")
+    return out
+
+
+def _check_names(found: Any, names: Sequence[str], where: str) -> None:
+    unknown = [name for name in found if name not in names] if isinstance(found, Mapping) else [found]
+    if unknown:
+        raise UsageError(f"{where}: expected {', '.join(names)}, found {unknown[0]!r:.80}")
+
+
+def _check_comparable(study: Study, path: Any) -> None:
+    """Refuses batch sizes that would see different numbers of samples, or rates that no rule makes comparable."""
+    for cell in study.cells:
+        epochs, every = (
+            option(cell.config, "trainer.max_epochs"),
+            option(cell.config, "trainer.check_val_every_n_epoch"),
+        )
+        if epochs and every and epochs % every:
+            raise UsageError(
+                f"{path}: trainer.check_val_every_n_epoch: expected a divisor of trainer.max_epochs, {epochs}, since a "
+                f"study compares the last validations of its runs; found {every} in {cell.text()}"
+            )
+    sizes = sorted({clips_per_step(cell.config) for cell in study.cells})
+    if len(sizes) < 2:
+        return
+    if any((option(cell.config, "trainer.max_steps") or -1) > 0 for cell in study.cells):
+        raise UsageError(
+            f"{path}: trainer.max_steps: the runs have {sizes} clips per step and would see different numbers of "
+            "samples; set trainer.max_epochs instead"
+        )
+    for cell in study.cells:
+        recipe = option(cell.config, "model.recipe") or {}
+        if recipe.get("optimizer", "sgd") == "sgd" and not recipe.get("lr_clips"):
+            raise UsageError(
+                f"{path}: model.recipe.lr_clips: expected the clips per step that model.recipe.lr is for, since the "
+                f"runs have {sizes} and SGD's rate goes with them (linear rule); found none"
+            )
