@@ -9,7 +9,7 @@ import yaml
 
 from videogn.data.files import lock_folder
 from videogn.study.file import read_study
-from videogn.study.outcomes import cell_results, read_record
+from videogn.study.outcomes import cell_results, read_outcome, read_record
 from videogn.study.rates import choose_rates
 from videogn.study.runner import _environments, run_all
 from videogn.study.runs import rate_runs, result_runs
@@ -165,6 +165,12 @@ def test_the_best_rate_of_each_cell_is_chosen(study):
 def test_a_rate_with_which_runs_fail_is_not_chosen(study):
     one = study(bn={"fails": True}, learning_rates={"values": [0.001, 0.02], "seed": 7})
     assert choose_rates(run_all(rate_runs(one, {}), 2, True, print)) == {"gn": 0.001}
+
+
+def test_no_rate_is_chosen_before_all_have_been_tried(study):
+    one = study(learning_rates={"values": [0.001, 0.02], "seed": 7})
+    runs = rate_runs(one, {})
+    assert choose_rates(run_all(runs[:1], 1, True, print) + [read_outcome(runs[1])]) == {}
 
 
 def test_gpus_and_cores_are_shared_out(monkeypatch):

@@ -20,7 +20,7 @@ from videogn.study.grid import Study
 from videogn.study.outcomes import CellResult, Outcome, cell_results, read_outcome
 from videogn.study.rates import choose_rates
 from videogn.study.runner import run_all
-from videogn.study.runs import pretraining_runs, rate_runs, result_runs
+from videogn.study.runs import Run, deciding_cell, pretraining_runs, rate_runs, result_runs
 
 _DESCRIPTION = """\
 Runs a grid of `videogn fit` runs: each value of each axis of the study's file with each seed. What is done is not run
@@ -59,19 +59,17 @@ def run(arguments: Sequence[str]) -> int:
 
         print(dry_run(study, *_known(study), options.jobs))
         return 0
-    output = Path(options.output or study.folder / study.name)
-    outcomes: list[Outcome] = []
     try:
         with REQUESTS:
-            outcomes = _run_phases(study, options.jobs)
+            _run_phases(study, options.jobs)
     except Stopped as stop:
         stop.text = "stopped; what was at work has saved, the same command goes on"
         raise
     finally:
-        if not outcomes:
-            _, outcomes = _known(study)
+        _, outcomes = _known(study)
         results = cell_results(study, outcomes)
         if any(result.outcomes for result in results):
+            output = Path(options.output or study.folder / study.name)
             _write(study, results, outcomes, output, command_line(arguments))
     left = [outcome for outcome in outcomes if outcome.status != "done"]
     if left:
@@ -99,7 +97,7 @@ def _further(rest: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _known(study: Study) -> tuple[list[Any], list[Outcome]]:
+def _known(study: Study) -> tuple[list[Run], list[Outcome]]:
     """All runs of the study, as far as its learning rates are chosen, and what they have left."""
     weights = pretraining_runs(study)
     rates = [read_outcome(run) for run in rate_runs(study, weights)]
@@ -109,26 +107,36 @@ def _known(study: Study) -> tuple[list[Any], list[Outcome]]:
     return [outcome.run for outcome in outcomes], outcomes
 
 
-def _run_phases(study: Study, jobs: int) -> list[Outcome]:
-    """Weights to start from, then learning rates, then the runs that count: each phase needs the one before."""
+def _run_phases(study: Study, jobs: int) -> None:
+    """Weights to start from, then learning rates, then the runs that count.
+
+    A cell whose weights or rate are missing, because a run failed or another process is at it, is left out.
+    """
 
     def say(text: str) -> None:
         print(text, flush=True)
 
-    weights = pretraining_runs(study)
+    weights, own = pretraining_runs(study), study.pretraining
     before = run_all(list({run.folder: run for run in weights.values()}.values()), jobs, study.checkpoints, say)
-    failed = [outcome for outcome in before if outcome.status != "done"]
-    if failed:
-        raise UsageError(
-            f"{failed[0].run.folder}: expected this run to be done, since others start from its weights, found it "
-            f"{failed[0].status}; see its output.log"
-        )
-    rates = run_all(rate_runs(study, weights), jobs, study.checkpoints, say)
+    trained = {outcome.run.folder for outcome in before if outcome.status == "done"}
+
+    def has_weights(run: Run) -> bool:
+        return own is None or weights[run.cell.values[own.axis]].folder in trained
+
+    rates = run_all(list(filter(has_weights, rate_runs(study, weights))), jobs, study.checkpoints, say)
     chosen = choose_rates(rates)
     for name, rate in chosen.items():
         say(f"{name}: learning rate {rate:g}")
-    results = run_all(result_runs(study, weights, chosen), jobs, study.checkpoints, say)
-    return [*before, *rates, *results]
+    run_all(
+        [
+            run
+            for run in result_runs(study, weights, chosen)
+            if has_weights(run) and (study.rates is None or deciding_cell(study, run.cell).name in chosen)
+        ],
+        jobs,
+        study.checkpoints,
+        say,
+    )
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from videogn.study.outcomes import Outcome
@@ -11,16 +12,18 @@ def choose_rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The best rate by the name of the cell: highest ``val/top1``, then lowest ``val/loss``, then the lowest rate.
 
     Args:
-        outcomes: of all runs that choose; one that is not done, as one that diverged, counts as the worst. Cells none
-            of whose runs is done get no rate.
+        outcomes: of all runs that choose; one that failed, as those do that diverge, is out. Cells whose runs are not
+            all at their end get no rate yet, and those of which all failed get none.
     """
     best: dict[str, Outcome] = {}
     for outcome in outcomes:
         name = outcome.run.cell.name
         if outcome.status == "done" and (name not in best or _key(outcome) < _key(best[name])):
             best[name] = outcome
-    return {name: outcome.run.lr for name, outcome in best.items() if outcome.run.lr is not None}
+    open_yet = {outcome.run.cell.name for outcome in outcomes if outcome.status in ("missing", "interrupted")}
+    return {name: o.run.lr for name, o in best.items() if o.run.lr is not None and name not in open_yet}
 
 
 def _key(outcome: Outcome) -> tuple[float, float, float]:
-    return -outcome.scores["top1"], outcome.scores["loss"], outcome.run.lr or 0.0
+    loss = outcome.scores["loss"]
+    return -outcome.scores["top1"], math.inf if math.isnan(loss) else loss, outcome.run.lr or 0.0
