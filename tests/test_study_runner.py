@@ -1,5 +1,6 @@
 """Starting, stopping and resuming the runs of a study, with a stand-in for `videogn fit` that takes no time."""
 
+import csv
 import json
 import os
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 import yaml
 
+from videogn.cli import main
 from videogn.data.files import lock_folder
 from videogn.study.file import read_study
 from videogn.study.outcomes import cell_results, read_outcome, read_record
@@ -170,7 +172,22 @@ def test_a_rate_with_which_runs_fail_is_not_chosen(study):
 def test_no_rate_is_chosen_before_all_have_been_tried(study):
     one = study(learning_rates={"values": [0.001, 0.02], "seed": 7})
     runs = rate_runs(one, {})
-    assert choose_rates(run_all(runs[:1], 1, True, print) + [read_outcome(runs[1])]) == {}
+    assert choose_rates([*run_all(runs[:1], 1, True, print), read_outcome(runs[1])]) == {}
+
+
+def test_a_run_that_others_need_holds_up_those_alone(study, tmp_path, capsys):
+    study(
+        bn={"fails": True},
+        pretraining={"axis": "norm", "options": {"data.root": "others"}},
+        learning_rates={"values": [0.001, 0.02], "seed": 7},
+    )
+    output = tmp_path / "tables"
+    assert main(["study", "-c", str(tmp_path / "grid.yaml"), "-o", str(output)]) == 1
+    told = capsys.readouterr()
+    assert "gn: learning rate 0.001" in told.out
+    assert "videogn: 5 of 10 runs are not done" in told.err  # bn's pre-training, both its rates, both its seeds
+    with open(output / "runs.csv", newline="") as file:
+        assert [(row["norm"], row["seed"]) for row in csv.DictReader(file)] == [("gn", "0"), ("gn", "1")]
 
 
 def test_gpus_and_cores_are_shared_out(monkeypatch):
