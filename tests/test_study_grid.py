@@ -45,6 +45,31 @@ def test_merging_is_that_of_several_configuration_files():
     assert first == {"a": {"b": 1, "c": [1]}, "calls+": [1], "kwargs": {"g": 2}}
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ({"calls+": [1]}, {"calls": [2]}, {"calls": [2]}),
+        ({"calls+": [1]}, {"calls": None}, {"calls": None}),
+        ({"calls+": [1]}, {"calls+": None}, {"calls": None}),
+        ({"calls": [1]}, {"calls+": [2]}, {"calls": [1, 2]}),
+        ({"calls": None}, {"calls+": [2]}, {"calls": [2]}),
+        ({"calls+": [1]}, {"calls+": {"class_path": "A"}}, {"calls+": [1, {"class_path": "A"}]}),
+    ],
+)
+def test_lists_that_are_added_to_and_replaced(first, second, together):
+    assert merged({"trainer": first}, {"trainer": second}) == {"trainer": together}
+
+
+def test_options_of_a_class_go_with_it():
+    first = {"logger": {"class_path": "A", "init_args": {"every": 3}}}
+    assert merged(first, {"logger": {"init_args": {"name": "x"}}})["logger"] == {
+        "class_path": "A",
+        "init_args": {"every": 3, "name": "x"},
+    }
+    other = {"logger": {"class_path": "B", "init_args": {"name": "x"}}}
+    assert merged(first, other) == other
+
+
 def test_dotted_names():
     assert nested({"a.b.c": 1, "a.d": {"e.f": 2}}) == {"a": {"b": {"c": 1}, "d": {"e": {"f": 2}}}}
     assert option({"a": {"b": None}}, "a.b", 3) is None

@@ -50,18 +50,30 @@ def nested(options: Mapping[str, Any]) -> Options:
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> Options:
     """``second`` on top of ``first``, as `videogn fit -c FIRST -c SECOND` takes them.
 
-    Mappings are merged, so that null is what removes one; the lists of ``name+`` are joined; all else is replaced.
+    Mappings are merged, so that null is what removes one; those of another ``class_path`` are replaced, since
+    ``init_args`` belong to their class. What ``name+`` gives is joined to the list of ``name``; all else is replaced.
+    Unlike there, ``model.norm_kwargs`` is a mapping like the others: an axis sets one of them and leaves the rest.
     """
     out = dict(first)
     for name, value in second.items():
+        if str(name).endswith("+") and value is not None:
+            added = value if isinstance(value, list) else [value]
+            # Beside `name`, in one file, `name+` would stand for it.
+            onto = name[:-1] if name[:-1] in out else name
+            out[onto] = [*(out.get(onto) or []), *added]
+            continue
+        name = str(name).removesuffix("+")  # null for the list of `name+` is null for that of `name`
+        out.pop(f"{name}+", None)
         before = out.get(name)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and not _of_another_class(before, value):
             out[name] = merged(before, value)
-        elif name.endswith("+") and isinstance(before, list) and isinstance(value, list):
-            out[name] = [*before, *value]
         else:
             out[name] = value
     return out
+
+
+def _of_another_class(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return "class_path" in first and second.get("class_path", first["class_path"]) != first["class_path"]
 
 
 def option(options: Mapping[str, Any], name: str, default: Any = None) -> Any:
