@@ -15,16 +15,12 @@ from videogn.errors import UsageError
 from videogn.study.claims import Claim
 from videogn.study.grid import Cell, Pretraining, Rates, Reported, Study, clips_per_step
 from videogn.study.options import Options, merged, nested, option, read_yaml
+from videogn.study.values import KNOWN_AXES, check_names, is_number, is_whole, mapping_of, text_of, truth
 
-KNOWN_AXES = {
-    "norm": lambda value: {"model.norm": value, "model.norm_kwargs": None},
-    "batch_size": lambda value: {"data.batch_size": value},
-    "clip": lambda value: dict(zip(("data.clip.frames", "data.clip.stride"), map(int, value.split("x")), strict=True)),
-    "num_groups": lambda value: {"model.norm_kwargs": {"num_groups": value}},
-    "channels_per_group": lambda value: {"model.norm_kwargs": {"channels_per_group": value}},
-    "depth": lambda value: {"model.depth": value},
-}
-"""Axes that may be given as a list of values; of any other the file says what its values mean."""
+_INTEGERS = (
+    "trainer.max_epochs", "trainer.max_steps", "trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches",
+    "data.batch_size", "model.recipe.clips_per_step",
+)  # fmt: skip
 
 _FIELDS = (
     "title", "base", "options", "axes", "seeds", "learning_rates", "pretraining", "claims", "reported", "figure",
@@ -51,7 +47,7 @@ def read_study(
     unknown = [name for name in found if name not in _FIELDS]
     if unknown:
         raise UsageError(f"{path}: {unknown[0]}: expected one of {', '.join(_FIELDS)}")
-    base = _with_configs({"config": found.get("base") or []}, here, path)
+    base = _with_configs({"config": found.get("base") or []}, here, f"{path}: base")
     base = merged(base, _options(found, "options", here, path))
     axes = _axes(found.get("axes"), here, path)
     on_top = nested(extra or {})
@@ -65,7 +61,7 @@ def read_study(
     names = {axis: tuple(values) for axis, values in axes.items()}
     study = Study(
         name=Path(path).stem,
-        title=str(found.get("title") or Path(path).stem),
+        title=text_of(found, "title", path) or Path(path).stem,
         cells=tuple(cells),
         axes=names,
         seeds=_seeds(found.get("seeds", [0]), path),
@@ -74,8 +70,8 @@ def read_study(
         claims=tuple(_claim(claim, names, path) for claim in _list(found, "claims", path)),
         reported=tuple(_reported(row, names, path) for row in _list(found, "reported", path)),
         **_figure(found.get("figure") or {}, names, path),
-        folder=Path(folder or found.get("folder") or "runs/study"),
-        checkpoints=bool(found.get("checkpoints", True)),
+        folder=Path(folder or text_of(found, "folder", path) or "runs/study"),
+        checkpoints=truth(found.get("checkpoints", True), f"{path}: checkpoints"),
         notes=tuple(map(str, _list(found, "notes", path))),
     )
     _check_comparable(study, path)
@@ -88,10 +84,15 @@ def _axes(found: Any, here: Path, path: Any) -> dict[str, dict[str, Options]]:
     axes: dict[str, dict[str, Options]] = {}
     for axis, values in found.items():
         where = f"{path}: axes.{axis}"
+        if not isinstance(axis, str):
+            raise UsageError(f"{where}: expected a name, found a value of type {type(axis).__name__}; put it in quotes")
         if not values or not isinstance(values, list | Mapping):
             raise UsageError(f"{where}: expected a list of values, or a mapping of names to options; found {values!r}")
         if isinstance(values, Mapping):
-            axes[axis] = {str(name): _with_configs(options or {}, here, path) for name, options in values.items()}
+            named = {str(name): _with_configs(of or {}, here, f"{where}.{name}") for name, of in values.items()}
+            if len(named) < len(values):
+                raise UsageError(f"{where}: expected each name once, found {', '.join(map(str, values))}")
+            axes[axis] = named
             continue
         if axis not in KNOWN_AXES:
             raise UsageError(
@@ -100,25 +101,31 @@ def _axes(found: Any, here: Path, path: Any) -> dict[str, dict[str, Options]]:
         try:
             axes[axis] = {str(value): nested(KNOWN_AXES[axis](value)) for value in values}
         except (ValueError, AttributeError) as error:
-            raise UsageError(f"{where}: expected frames x stride such as 32x2, found {values}") from error
+            kinds = {"clip": "frames x stride such as 32x2", "norm": "names"}
+            raise UsageError(
+                f"{where}: expected {kinds.get(axis, 'positive whole numbers')}, found {values}"
+            ) from error
         if len(axes[axis]) < len(values):
             raise UsageError(f"{where}: expected each value once, found {values}")
     return axes
 
 
-def _with_configs(options: Any, here: Path, path: Any) -> Options:
+def _with_configs(options: Any, here: Path, where: str) -> Options:
     """Options whose ``config`` names files that they stand on."""
     if not isinstance(options, Mapping):
-        raise UsageError(f"{path}: expected options by name, found {options!r:.80}")
+        raise UsageError(f"{where}: expected options by name, found {options!r:.80}")
     files = options.get("config") or []
+    files = [files] if isinstance(files, str) else files
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise UsageError(f"{where}: expected names of configuration files, found {files!r:.80}")
     out: Options = {}
-    for name in [files] if isinstance(files, str) else files:
+    for name in files:
         out = merged(out, read_yaml(here / name))
     return merged(out, nested({name: value for name, value in options.items() if name != "config"}))
 
 
 def _options(found: Mapping[str, Any], name: str, here: Path, path: Any) -> Options:
-    return _with_configs(found.get(name) or {}, here, path)
+    return _with_configs(found.get(name) or {}, here, f"{path}: {name}")
 
 
 def _list(found: Mapping[str, Any], name: str, path: Any) -> list[Any]:
@@ -129,9 +136,9 @@ def _list(found: Mapping[str, Any], name: str, path: Any) -> list[Any]:
 
 
 def _seeds(found: Any, path: Any) -> tuple[int, ...]:
-    whole = isinstance(found, list) and all(isinstance(seed, int) and seed >= 0 for seed in found)
+    whole = isinstance(found, list) and all(is_whole(seed) and seed >= 0 for seed in found)
     if not whole or not found or len(set(found)) < len(found):
-        raise UsageError(f"{path}: seeds: expected different whole numbers, found {found!r:.80}")
+        raise UsageError(f"{path}: seeds: expected different whole numbers such as [0, 1, 2], found {found!r:.80}")
     return tuple(found)
 
 
@@ -139,38 +146,48 @@ def _rates(found: Any, axes: Mapping[str, Sequence[str]], here: Path, path: Any)
     if found is None:
         return None
     where = f"{path}: learning_rates"
-    _check_names(found, ("values", "seed", "at", "options"), where)
+    check_names(found, ("values", "seed", "at", "options"), where)
     values = found.get("values")
-    if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, float) and v > 0 for v in values):
-        raise UsageError(f"{where}.values: expected two or more rates such as 1.0e-3, found {values!r}")
-    if not isinstance(found.get("seed"), int):
+    numbers = isinstance(values, list) and all(is_number(value) and value > 0 for value in values)
+    if not isinstance(values, list) or not numbers or len(set(values)) < max(2, len(values)):
+        raise UsageError(
+            f"{where}.values: expected two or more different rates such as 1.0e-3 (1e-3 is text to YAML), found "
+            f"{values!r}"
+        )
+    if not is_whole(found.get("seed")) or found["seed"] < 0:
         raise UsageError(f"{where}.seed: expected a whole number, found {found.get('seed')!r}")
-    at = {axis: str(value) for axis, value in (found.get("at") or {}).items()}
+    at = mapping_of(found, "at", where)
     for axis, value in at.items():
         if value not in axes.get(axis, ()):
             raise UsageError(f"{where}.at: expected values of the axes {', '.join(axes)}, found {axis}: {value}")
-    return Rates(tuple(sorted(values)), found["seed"], at, _options(found, "options", here, path))
+    return Rates(tuple(sorted(map(float, values))), found["seed"], at, _options(found, "options", here, where))
 
 
 def _pretraining(found: Any, axes: Mapping[str, Sequence[str]], here: Path, path: Any) -> Pretraining | None:
     if found is None:
         return None
     where = f"{path}: pretraining"
-    _check_names(found, ("axis", "options", "uses", "seed"), where)
-    axis, uses = found.get("axis"), found.get("uses") or {}
-    if axis not in axes:
+    check_names(found, ("axis", "options", "uses", "seed"), where)
+    axis, uses, seed = found.get("axis"), mapping_of(found, "uses", where), found.get("seed", 0)
+    if not isinstance(axis, str) or axis not in axes:
         raise UsageError(f"{where}.axis: expected one of {', '.join(axes)}, found {axis!r}")
     for value in [*uses, *uses.values()]:
         if value not in axes[axis]:
             raise UsageError(f"{where}.uses: expected values of {axis} ({', '.join(axes[axis])}), found {value!r}")
-    return Pretraining(axis, _options(found, "options", here, path), dict(uses), int(found.get("seed", 0)))
+    for value, other in uses.items():
+        if other in uses:
+            raise UsageError(f"{where}.uses: expected {other}, whose weights {value} takes, to have weights of its own")
+    if not is_whole(seed) or seed < 0:
+        raise UsageError(f"{where}.seed: expected a whole number, found {seed!r}")
+    return Pretraining(axis, _options(found, "options", here, where), uses, seed)
 
 
 def _claim(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> Claim:
     where = f"{path}: claims"
-    _check_names(found, ("text", "of", "against", "expect", "margin"), where)
-    text, expect = str(found.get("text", "")), found.get("expect", "above")
-    if not text or expect not in ("above", "below", "within") or (expect == "within") != ("margin" in found):
+    check_names(found, ("text", "of", "against", "expect", "margin"), where)
+    text, expect, margin = found.get("text"), found.get("expect", "above"), found.get("margin")
+    fits = expect in ("above", "below") and margin is None
+    if not (fits or (expect == "within" and is_number(margin) and margin > 0)) or not text or not isinstance(text, str):
         raise UsageError(
             f"{where}: expected text, and expect: above, below, or within with a margin in points; found {found!r:.200}"
         )
@@ -187,38 +204,45 @@ def _claim(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> Claim:
         if len(cells) > 2 or (name == "of" and not cells):
             raise UsageError(f"{where}: {name}: expected a cell, or two for the rise between them, found {len(cells)}")
         sides.append(tuple({axis: str(value) for axis, value in cell.items()} for cell in cells))
-    return Claim(text, sides[0], sides[1], expect, found.get("margin"))
+    return Claim(text, sides[0], sides[1], expect, margin)
 
 
 def _reported(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> Reported:
     where = f"{path}: reported"
-    _check_names(found, ("values", "top1", "top5", "source"), where)
+    check_names(found, ("values", "top1", "top5", "source"), where)
     values = found.get("values")
     if not isinstance(values, Mapping) or set(values) != set(axes) or "top1" not in found or "source" not in found:
         raise UsageError(
             f"{where}: expected values of each axis ({', '.join(axes)}), top1 in % and a source, found {found!r:.200}"
         )
-    return Reported({k: str(values[k]) for k in axes}, float(found["top1"]), found.get("top5"), str(found["source"]))
+    top1, top5 = found["top1"], found.get("top5")
+    for name, score in (("top1", top1), ("top5", top5)):
+        if not (name == "top5" and score is None) and not (is_number(score) and 0 <= score <= 100):
+            raise UsageError(f"{where}: {name}: expected a number in %, found {score!r:.80}")
+    five = None if top5 is None else float(top5)
+    return Reported({k: str(values[k]) for k in axes}, float(top1), five, str(found["source"]))
 
 
 def _figure(found: Any, axes: Mapping[str, Sequence[str]], path: Any) -> dict[str, str]:
-    _check_names(found, ("x", "lines"), f"{path}: figure")
+    check_names(found, ("x", "lines"), f"{path}: figure")
     out = {"x": found.get("x", list(axes)[-1]), "lines": found.get("lines", next(iter(axes)))}
     for name, axis in out.items():
-        if axis not in axes:
+        if not isinstance(axis, str) or axis not in axes:
             raise UsageError(f"{path}: figure.{name}: expected one of {', '.join(axes)}, found {axis!r}")
     return out
-
-
-def _check_names(found: Any, names: Sequence[str], where: str) -> None:
-    unknown = [name for name in found if name not in names] if isinstance(found, Mapping) else [found]
-    if unknown:
-        raise UsageError(f"{where}: expected {', '.join(names)}, found {unknown[0]!r:.80}")
 
 
 def _check_comparable(study: Study, path: Any) -> None:
     """Refuses batch sizes that would see different numbers of samples, or rates that no rule makes comparable."""
     for cell in study.cells:
+        for group in ("model", "data", "trainer", "model.recipe"):
+            if not isinstance(option(cell.config, group) or {}, Mapping):
+                raise UsageError(f"{path}: {group}: expected options by name, found {option(cell.config, group)!r:.80}")
+        for name in _INTEGERS:
+            if not is_whole(option(cell.config, name) or 0):
+                raise UsageError(
+                    f"{path}: {name}: expected a whole number, found {option(cell.config, name)!r:.80} in {cell.text()}"
+                )
         epochs, every = (
             option(cell.config, "trainer.max_epochs"),
             option(cell.config, "trainer.check_val_every_n_epoch"),

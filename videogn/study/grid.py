@@ -130,4 +130,6 @@ class Study:
 def clips_per_step(config: Mapping[str, Any]) -> int:
     """Clips per optimiser step of one process, as far as the configuration says."""
     own = option(config, "model.recipe.clips_per_step")
-    return int(own or option(config, "data.batch_size", 8) * (option(config, "trainer.accumulate_grad_batches") or 1))
+    return int(
+        own or (option(config, "data.batch_size") or 8) * (option(config, "trainer.accumulate_grad_batches") or 1)
+    )

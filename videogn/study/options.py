@@ -18,6 +18,18 @@ from videogn.errors import UsageError
 Options = dict[str, Any]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that stands twice in a mapping: the first, such as a whole cell of a study, would be lost."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = [name for i, name in enumerate(names) if isinstance(name, str) and name in names[:i]]
+        if twice:
+            raise yaml.composer.ComposerError(None, None, f"{twice[0]} stands twice", node.start_mark)
+        return node
+
+
 def read_yaml(path: str | os.PathLike[str]) -> Options:
     """A YAML file that holds a mapping.
 
@@ -26,10 +38,11 @@ def read_yaml(path: str | os.PathLike[str]) -> Options:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
+            found = yaml.load(file, Loader=_Loader)
+        json.dumps(found, default=str)  # an anchor may hold itself
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
         raise UsageError(f"{path}: expected a mapping of options, found {type(found).__name__}")
