@@ -38,7 +38,8 @@ if fake.get("meet"):  # ends when as many runs are at work at the same time
         time.sleep(0.02)
     assert len(list(place.iterdir())) >= 2
 if fake.get("waits") and not again:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if fake["waits"] != "early":  # before it listens
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     (folder / "waiting").touch()
     time.sleep(60)
 top1 = fake.get("top1", 0.5) - abs(config["model"]["recipe"]["lr"] - 0.01)
@@ -109,8 +110,9 @@ def test_one_that_fails_is_told_and_the_others_go_on(study):
     assert {read_record(run.folder)["starts"] for run in runs_of(one)} == {1, 2}
 
 
-def test_what_is_at_work_saves_when_the_study_is_stopped_and_goes_on_later(study):
-    one = study(bn={"waits": True}, seeds=[0])
+@pytest.mark.parametrize(("waits", "code"), [(True, 143), ("early", -15)])
+def test_what_is_at_work_saves_when_the_study_is_stopped_and_goes_on_later(study, waits, code):
+    one = study(bn={"waits": waits}, seeds=[0])
     bn, gn = runs_of(one)
 
     def stop(text):
@@ -121,7 +123,7 @@ def test_what_is_at_work_saves_when_the_study_is_stopped_and_goes_on_later(study
 
     with pytest.raises(KeyboardInterrupt):
         run_all([bn, gn], 2, True, stop)
-    assert read_record(bn.folder)["exit_code"] == 143
+    assert read_record(bn.folder)["exit_code"] == code
     assert [read_record(run.folder)["status"] for run in (bn, gn)] == ["interrupted", "done"]
     assert [outcome.status for outcome in run_all([bn, gn], 2, True, print)] == ["done", "done"]
     assert read_record(bn.folder)["starts"] == 2
@@ -138,6 +140,19 @@ def test_what_another_study_is_at_is_left_to_it(study):
         os.close(descriptor)
     assert [outcome.status for outcome in outcomes] == ["missing", "done"]
     assert "left to another `videogn study`" in said[0]
+
+
+def test_what_another_study_has_done_since_is_not_run_again(study):
+    one, said = study(seeds=[0]), []
+    bn, gn = runs_of(one)
+
+    def meanwhile(text):
+        said.append(text)
+        run_all([gn], 1, False, print)
+
+    assert [outcome.status for outcome in run_all([bn, gn], 1, False, meanwhile)] == ["done"] * 2
+    assert read_record(gn.folder)["starts"] == 1
+    assert said[1:] == ["gn, seed 0: done by another `videogn study`"]
 
 
 def test_a_start_that_ended_before_its_first_checkpoint_is_not_in_the_way(study):

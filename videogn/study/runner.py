@@ -32,6 +32,7 @@ from videogn.study.runs import Run
 CONFIG_FILE, LOG_FILE = "config.yaml", "output.log"
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 120.0  # for a run to save before it ends
+_INTERRUPTED = (*CODES.values(), -signal.SIGKILL, -signal.SIGTERM)  # the last one before a run listens
 
 
 @dataclass
@@ -91,6 +92,11 @@ def _start(run: Run, slot: int, environment: dict[str, str], say: Callable[[str]
     except UsageError:
         say(f"{run.text}: left to another `videogn study`, which is at it")
         return None
+    if read_record(run.folder).get("status") == "done":
+        say(f"{run.text}: done by another `videogn study`")
+        if lock is not None:
+            os.close(lock)
+        return None
     if not any(run.folder.glob("version_*/checkpoints/*.ckpt")):
         # Of a start that ended before its first checkpoint: the next one would not be version_0.
         for version in run.folder.glob("version_*"):
@@ -109,7 +115,7 @@ def _start(run: Run, slot: int, environment: dict[str, str], say: Callable[[str]
 def _end(one: _Started, keep_checkpoints: bool) -> Outcome:
     """Writes how a run ended."""
     code, run = one.process.returncode, one.run
-    status = "done" if code == 0 else "interrupted" if code in (*CODES.values(), -signal.SIGKILL) else "failed"
+    status = "done" if code == 0 else "interrupted" if code in _INTERRUPTED else "failed"
     before = read_record(run.folder)
     record = {
         "status": status,
