@@ -190,6 +190,13 @@ def test_no_rate_is_chosen_before_all_have_been_tried(study):
     assert choose_rates([*run_all(runs[:1], 1, True, print), read_outcome(runs[1])]) == {}
 
 
+def test_runs_at_a_rate_that_was_not_chosen_do_not_count(study):
+    one = study(learning_rates={"values": [0.001, 0.01], "seed": 7})  # the configuration's is among them
+    run_all(result_runs(one, {}, {"bn": 0.01, "gn": 0.01}), 2, True, print)
+    found = cell_results(one, [read_outcome(run) for run in result_runs(one, {}, {"gn": 0.01})])
+    assert [(result.cell.name, result.lr, result.missing) for result in found] == [("bn", None, 2), ("gn", 0.01, 0)]
+
+
 def test_a_run_that_others_need_holds_up_those_alone(study, tmp_path, capsys):
     study(
         bn={"fails": True},

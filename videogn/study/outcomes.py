@@ -53,7 +53,7 @@ class CellResult:
 
     Attributes:
         cell: which.
-        lr: the learning rate of its runs, before the linear rule.
+        lr: the learning rate of its runs, before the linear rule; None where it is not set, or not chosen yet.
         outcomes: of its finished runs, in the order of the study's seeds.
         missing: how many runs are not finished.
     """
@@ -102,8 +102,10 @@ def cell_results(study: Study, outcomes: Sequence[Outcome]) -> list[CellResult]:
     found = []
     for cell in study.cells:
         of = [o for o in outcomes if o.run.purpose == "result" and o.run.cell.values == cell.values]
-        done = tuple(o for o in of if o.status == "done")
-        found.append(CellResult(cell, of[0].run.lr if of else None, done, len(study.seeds) - len(done)))
+        lr = of[0].run.lr if of else None
+        chosen = study.rates is None or lr is not None  # else they are another study's, which chose their rate
+        done = tuple(o for o in of if o.status == "done" and chosen)
+        found.append(CellResult(cell, lr, done, len(study.seeds) - len(done)))
     return found
 
 

@@ -21,7 +21,7 @@ class Run:
         cell: whose.
         purpose: ``"pretraining"`` gives weights, ``"rate"`` helps to choose a learning rate, ``"result"`` counts.
         seed: ``seed_everything``.
-        lr: ``model.recipe.lr``.
+        lr: ``model.recipe.lr``; None where it is not set, or not chosen yet.
         config: the whole configuration but for its folder.
         folder: of this run alone: its name ends in a digest of the configuration.
     """
@@ -85,11 +85,13 @@ def result_runs(study: Study, weights: Mapping[str, Run], rates: Mapping[str, fl
         weights: of :func:`pretraining_runs`.
         rates: learning rate by the name of the cell that chose it; cells without one take the configuration's.
     """
-    return _each_once(
-        _run(study, cell, "result", seed, rates.get(deciding_cell(study, cell).name), _initial(study, cell, weights))
-        for seed in study.seeds
-        for cell in study.cells
-    )
+
+    def run(cell: Cell, seed: int) -> Run:
+        rate = rates.get(deciding_cell(study, cell).name)
+        found = _run(study, cell, "result", seed, rate, _initial(study, cell, weights))
+        return replace(found, lr=rate) if study.rates else found
+
+    return _each_once(run(cell, seed) for seed in study.seeds for cell in study.cells)
 
 
 def _each_once(runs: Iterable[Run]) -> list[Run]:
