@@ -14,7 +14,7 @@ from videogn.data.files import cannot_write, write_atomically
 from videogn.report.drawing import as_files, inline, settings
 from videogn.report.markup import number, thinned
 from videogn.study import drawings
-from videogn.study.grid import Study
+from videogn.study.grid import Study, file_word
 from videogn.study.outcomes import CellResult
 from videogn.study.series import (
     Series,
@@ -204,7 +204,7 @@ def _figure(
     """Draws twice: in the colours of files and in those of a page."""
     if where:
         title += " (" + ", ".join(f"{words(axis)}: {value}" for axis, value in where.items()) + ")"
-        name += "".join(f"_{_for_file(value)}" for value in where.values())
+        name += "".join(f"_{file_word(value)}" for value in where.values())
     path = folder / name
     with settings(for_files=True):
         files = as_files(draw())
@@ -216,10 +216,6 @@ def _figure(
     with settings():
         svg = inline(draw(), f"figure-{name}", f"{title}. {caption}")
     return StudyFigure(name, title, caption, path, svg, tuple(head), tuple(map(tuple, rows)))
-
-
-def _for_file(value: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in value)
 
 
 def _spread(series: Series | None, x: float) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from videogn.errors import UsageError
 from videogn.study.claims import Claim
-from videogn.study.grid import Cell, Pretraining, Rates, Reported, Study, clips_per_step
-from videogn.study.options import Options, merged, nested, option, read_yaml
+from videogn.study.grid import Cell, Pretraining, Rates, Reported, Study, clips_per_step, file_word
+from videogn.study.options import Options, digest, merged, nested, option, read_yaml
 from videogn.study.values import KNOWN_AXES, check_names, is_number, is_whole, mapping_of, text_of, truth
 
 _INTEGERS = (
@@ -22,6 +22,7 @@ _INTEGERS = (
     "data.batch_size", "model.recipe.clips_per_step",
 )  # fmt: skip
 
+_LONGEST = 60  # of one name; a folder of several, with what else it says, has at most 255 on most disks
 _FIELDS = (
     "title", "base", "options", "axes", "seeds", "learning_rates", "pretraining", "claims", "reported", "figure",
     "folder", "checkpoints", "notes",
@@ -51,13 +52,19 @@ def read_study(
     base = merged(base, _options(found, "options", here, path))
     axes = _axes(found.get("axes"), here, path)
     on_top = nested(extra or {})
-    cells = []
+    cells, without = [], []
     for chosen in itertools.product(*(values.items() for values in axes.values())):
         config = base
         for _, options in chosen:
             config = merged(config, options)
         values = dict(zip(axes, (name for name, _ in chosen), strict=True))
+        without.append(config)
         cells.append(Cell(values, merged(config, on_top)))
+    if len({digest(cell.config) for cell in cells}) < len({digest(config) for config in without}):
+        raise UsageError(
+            f"{', '.join(f'--{name}' for name in extra or {})}: expected options that no axis of {path} sets, or cells "
+            "that differ would be the same; change the axes there"
+        )
     names = {axis: tuple(values) for axis, values in axes.items()}
     study = Study(
         name=Path(path).stem,
@@ -107,7 +114,26 @@ def _axes(found: Any, here: Path, path: Any) -> dict[str, dict[str, Options]]:
             ) from error
         if len(axes[axis]) < len(values):
             raise UsageError(f"{where}: expected each value once, found {values}")
+    for axis, named in axes.items():
+        _check_words(list(named), f"{path}: axes.{axis}")
     return axes
+
+
+def _check_words(names: Sequence[str], where: str) -> None:
+    """Refuses names whose folders, figures and learning rates would be the same."""
+    words: dict[str, str] = {}
+    for name in names:
+        word = file_word(name)
+        other = words.setdefault(word.casefold(), name)
+        if not word or len(word.encode()) > _LONGEST:
+            raise UsageError(
+                f"{where}: expected names of letters or digits, at most {_LONGEST} bytes; found {name!r:.80}"
+            )
+        if other != name:
+            raise UsageError(
+                f"{where}: expected names that differ in letters or digits, which folders and figures are named by; "
+                f"found {other!r} and {name!r}"
+            )
 
 
 def _with_configs(options: Any, here: Path, where: str) -> Options:

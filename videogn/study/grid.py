@@ -26,8 +26,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Fit for a file: ``gn_4``."""
-        words = ("".join(c if c.isalnum() or c in ".-" else "-" for c in value) for value in self.values.values())
-        return "_".join(word.strip("-").replace("--", "-") for word in words)
+        return "_".join(map(file_word, self.values.values()))
 
     def text(self) -> str:
         """For people: ``gn, 4``."""
@@ -125,6 +124,12 @@ class Study:
     def select(self, where: Mapping[str, str]) -> list[Cell]:
         """The cells that have these values; all of them for an empty mapping."""
         return [cell for cell in self.cells if all(cell.values[axis] == value for axis, value in where.items())]
+
+
+def file_word(value: str) -> str:
+    """The name of a value, fit for a file; without ``_``, which joins several."""
+    word = "".join(c if c.isalnum() or c in ".-" else "-" for c in value)
+    return word.strip("-").replace("--", "-")
 
 
 def clips_per_step(config: Mapping[str, Any]) -> int:
