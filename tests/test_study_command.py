@@ -102,6 +102,11 @@ def working(place):
         (["-c", "tiny.yaml", "--jobs", "0"], "--jobs: expected at least 1"),
         (["-c", "tiny.yaml", "--job", "2"], "--job: expected an option of `videogn study --help`"),
         (["-c", "tiny.yaml", "--data.root"], "--data.root: expected an option"),
+        (["-c", "tiny.yaml", "-c", "other.yaml"], "-c: expected one study, found tiny.yaml and other.yaml"),
+        (["-c", "tiny.yaml", "--data.root={"], "--data.root: expected a value as in YAML, found '{'"),
+        (["-c", "tiny.yaml", "--output", "tiny.yaml"], "tiny.yaml: expected a folder that can be made or written"),
+        (["-c", "tiny.yaml", "--output", "tiny.yaml/in"], "tiny.yaml/in: expected a folder"),
+        (["-c", "tiny.yaml", "--folder", "tiny.yaml"], "tiny.yaml: expected a folder that can be made or written"),
         (["-c", "tiny.yaml", "--seed_everything", "3"], "a study has its seeds in its file"),
     ],
 )

@@ -97,10 +97,20 @@ def test_cells_are_the_product_of_the_axes(write):
     assert (study.x, study.lines, study.cells[3].name) == ("batch_size", "norm", "gn_2")
 
 
+@pytest.mark.parametrize("norm", [["gn"], {"gn": {"config": "gn.yaml"}}])
+def test_a_norm_leaves_the_groups_of_another_axis(write, norm):
+    groups = {"num_groups": [8, 4]}
+    for axes in ({"norm": norm, **groups}, {**groups, "norm": norm}):
+        study = read_study(write(axes=axes))
+        assert [option(cell.config, "model.norm_kwargs.num_groups") for cell in study.cells] == [8, 4]
+
+
 def test_further_options_are_on_top_of_all(write):
-    study = read_study(write(options={"data.root": "a"}), {"data.root": "/mine", "data.batch_size": 1})
+    study = read_study(write(options={"data.root": "a"}), {"data.root": "/mine", "trainer.max_epochs": 1})
     assert {option(cell.config, "data.root") for cell in study.cells} == {"/mine"}
-    assert {option(cell.config, "data.batch_size") for cell in study.cells} == {1}
+    assert {option(cell.config, "trainer.max_epochs") for cell in study.cells} == {1}
+    with pytest.raises(UsageError, match=r"--data.batch_size: expected options that no axis of .* sets"):
+        read_study(write(), {"data.batch_size": 1})
 
 
 def test_runs_are_seed_by_seed_each_in_a_folder_of_its_own(write):
@@ -189,6 +199,7 @@ def test_cells_start_from_the_weights_of_their_value(write):
         ({"figure": {"x": "depth"}}, "figure.x: expected one of norm, batch_size"),
         ({"options": {"trainer.check_val_every_n_epoch": 3}}, "expected a divisor of trainer.max_epochs, 4"),
         ({"options": {"trainer.max_steps": 100}}, "trainer.max_steps: the runs have [2, 8] clips per step"),
+        ({"options": {"trainer.limit_train_batches": 9}}, "trainer.limit_train_batches: the runs have [2, 8] clips"),
         ({"options": {"model.recipe.lr_clips": None}}, "model.recipe.lr_clips: expected the clips per step"),
     ],
 )

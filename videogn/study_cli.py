@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from videogn.data.files import write_atomically
+from videogn.data.files import cannot_write, write_atomically
 from videogn.errors import UsageError
 from videogn.stopping import REQUESTS, Stopped
 from videogn.study.environment import command_line, environment
@@ -41,7 +42,14 @@ def run(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("-c", "--config", required=True, metavar="STUDY.yaml", help="the study: configs/study/*.yaml")
+    parser.add_argument(
+        "-c",
+        "--config",
+        required=True,
+        action="append",
+        metavar="STUDY.yaml",
+        help="the study: configs/study/*.yaml",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, its memory and its time; run nothing"
     )
@@ -53,12 +61,20 @@ def run(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     if options.jobs < 1:
         raise UsageError(f"--jobs: expected at least 1, found {options.jobs}")
-    study = read_study(options.config, _further(rest), options.folder)
+    if len(options.config) > 1:
+        raise UsageError(
+            f"-c: expected one study, found {' and '.join(options.config)}; a study names further configurations as "
+            "`base`"
+        )
+    study = read_study(options.config[0], _further(rest), options.folder)
     if options.dry_run:
         from videogn.study.dry_run import dry_run
 
         print(dry_run(study, *_known(study), options.jobs))
         return 0
+    output = Path(options.output or study.folder / study.name)
+    _check_place(study.folder)
+    _check_place(output)
     try:
         with REQUESTS:
             _run_phases(study, options.jobs)
@@ -69,7 +85,6 @@ def run(arguments: Sequence[str]) -> int:
         _, outcomes = _known(study)
         results = cell_results(study, outcomes)
         if any(result.outcomes for result in results):
-            output = Path(options.output or study.folder / study.name)
             _write(study, results, outcomes, output, command_line(arguments))
     left = [outcome for outcome in outcomes if outcome.status != "done"]
     if left:
@@ -93,8 +108,20 @@ def _further(rest: Sequence[str]) -> dict[str, Any]:
                 f"{name}: expected an option of `videogn study --help`, or one of `videogn fit` with its value, such "
                 "as --data.root /data/k400"
             )
-        found[name[2:]] = yaml.safe_load(value if equals else words.pop(0))
+        value = value if equals else words.pop(0)
+        try:
+            found[name[2:]] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{name}: expected a value as in YAML, found {value!r:.80}; put it in quotes") from error
     return found
+
+
+def _check_place(folder: Path) -> None:
+    """Refuses a folder that cannot be written before the runs, not after them. Makes nothing."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "no folder" if not there.is_dir() else "no permission to write in it"
+        raise UsageError(f"{folder}: expected a folder that can be made or written, found {there}: {why}")
 
 
 def _known(study: Study) -> tuple[list[Run], list[Outcome]]:
@@ -147,13 +174,15 @@ def _write(
     from videogn.study.page import write_page
     from videogn.study.table import markdown, write_tables
 
-    output.mkdir(parents=True, exist_ok=True)
     made_with = environment(command, [outcome for outcome in outcomes if outcome.status == "done"])
-    write_atomically(str(output / "study.json"), [json.dumps({"study": study.name, **made_with}, indent=1), "\n"])
     claims = test_claims(study.claims, results)
     write_tables(study, results, output)
-    if claims:
-        write_atomically(str(output / "claims.md"), [claims_markdown(claims), "\n"])
+    try:
+        write_atomically(str(output / "study.json"), [json.dumps({"study": study.name, **made_with}, indent=1), "\n"])
+        if claims:
+            write_atomically(str(output / "claims.md"), [claims_markdown(claims), "\n"])
+    except OSError as error:
+        raise cannot_write(str(output), error) from error
     figures = write_figures(study, results, output)
     page = write_page(study, results, claims, figures, output, made_with)
     print(markdown(study, results))
