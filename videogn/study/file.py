@@ -55,8 +55,8 @@ def read_study(
     cells, without = [], []
     for chosen in itertools.product(*(values.items() for values in axes.values())):
         config = base
-        for _, options in chosen:
-            config = merged(config, options)
+        for _, (_, options) in sorted(zip(axes, chosen, strict=True), key=lambda one: one[0] != "norm"):
+            config = merged(config, options)  # a norm first: its own options, or none, are what other axes add to
         values = dict(zip(axes, (name for name, _ in chosen), strict=True))
         without.append(config)
         cells.append(Cell(values, merged(config, on_top)))
@@ -281,11 +281,12 @@ def _check_comparable(study: Study, path: Any) -> None:
     sizes = sorted({clips_per_step(cell.config) for cell in study.cells})
     if len(sizes) < 2:
         return
-    if any((option(cell.config, "trainer.max_steps") or -1) > 0 for cell in study.cells):
-        raise UsageError(
-            f"{path}: trainer.max_steps: the runs have {sizes} clips per step and would see different numbers of "
-            "samples; set trainer.max_epochs instead"
-        )
+    for name in ("trainer.max_steps", "trainer.limit_train_batches"):  # of the latter, a share is a float
+        if any(is_whole(value := option(cell.config, name)) and value > 0 for cell in study.cells):
+            raise UsageError(
+                f"{path}: {name}: the runs have {sizes} clips per step and would see different numbers of samples; set "
+                "trainer.max_epochs instead"
+            )
     for cell in study.cells:
         recipe = option(cell.config, "model.recipe") or {}
         if recipe.get("optimizer", "sgd") == "sgd" and not recipe.get("lr_clips"):
