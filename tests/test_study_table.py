@@ -9,7 +9,7 @@ from study_made import REPORTED, batch_study, make_results, make_study, table8_s
 
 from videogn.errors import UsageError
 from videogn.report.curves import Curve
-from videogn.study.grid import Rates, Reported
+from videogn.study.grid import Pretraining, Rates, Reported
 from videogn.study.table import markdown, write_tables
 
 SOURCE = "A paper, Table 1"
@@ -164,6 +164,19 @@ def test_captions_state_the_rates_that_were_chosen():
     text = markdown(same, make_results(same, errors))
     assert "for each cell with clips per batch 8, whose rates the other cells share, the best of 2" in text
     assert "on seed 0, which is among those of the table" in text
+
+
+def test_captions_state_that_pre_training_is_no_part_of_the_spread():
+    own = Pretraining("norm", {}, {"brn": "bn", "frozen_bn": "bn"}, 3)
+    study = make_study({"norm": ["bn", "gn", "brn", "frozen_bn"]}, pretraining=own)
+    assert (
+        "Weights: one pre-training (seed 3) for each norm but brn, frozen_bn, which take those of bn; all their runs "
+        "start from there. Spread and tests are over what comes after it: another pre-training may shift results. Its "
+        "clips are not among those seen."
+    ) in markdown(study, make_results(study, errors))
+    alone = replace(study, pretraining=replace(own, uses={}))
+    assert "(seed 3) for each norm; all its runs start" in markdown(alone, make_results(alone, errors))
+    assert "Weights:" not in markdown(batch_study(), make_results(batch_study(), errors))
 
 
 def test_captions_state_the_clips_seen():

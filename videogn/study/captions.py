@@ -14,7 +14,8 @@ _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 def captions(study: Study, results: Sequence[CellResult]) -> list[str]:
     """Paragraphs beneath the table, in Markdown; the study's notes are the last."""
-    return [_seeds(study), _learning_rates(study, results), _samples(results), *_sources(study), *study.notes]
+    how = [_seeds(study), _learning_rates(study, results), *_weights(study), _samples(results)]
+    return [*how, *_sources(study), *study.notes]
 
 
 def sources(study: Study) -> dict[str, int]:
@@ -64,6 +65,22 @@ def _rule(cell: Cell, lr: float | None) -> str:
     rate = "the default" if lr is None else f"{float(lr):g}"
     linear = f" × clips per step / {lr_clips} (linear rule)" if lr_clips else ""
     return f"{rate}{linear} with {_OPTIMIZERS.get(name, name)}"
+
+
+def _weights(study: Study) -> list[str]:
+    own = study.pretraining
+    if own is None:
+        return []
+    takers: dict[str, list[str]] = {}
+    for value, other in own.uses.items():
+        takers.setdefault(other, []).append(value)
+    others = "; ".join(f"{', '.join(values)}, which take those of {other}" for other, values in takers.items())
+    but, their = (f" but {others}", "their") if others else ("", "its")
+    return [
+        f"Weights: one pre-training (seed {own.seed}) for each {words(own.axis)}{but}; all {their} runs start from "
+        "there. Spread and tests are over what comes after it: another pre-training may shift results. Its clips are "
+        "not among those seen."
+    ]
 
 
 def _samples(results: Sequence[CellResult]) -> str:
