@@ -6,13 +6,14 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import av
+
+from videogn.study.environment import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,12 +48,4 @@ def _machine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     versions |= {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
-    return {"cpu": _cpu(), "versions": versions}
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    return {"cpu": cpu_name(), "versions": versions}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from videogn.cli import main
+from videogn.study.environment import command_line
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -93,6 +94,11 @@ def working(place):
         except OSError:
             continue
     return found
+
+
+def test_a_command_is_told_without_places_of_this_machine():
+    told = command_line(["-c", "/a/b/grid.yaml", "--data.root=/data/k400", "--folder", "runs/x", "--jobs=2"])
+    assert told == "videogn study -c grid.yaml --data.root=k400 --folder runs/x --jobs=2"
 
 
 @pytest.mark.parametrize(

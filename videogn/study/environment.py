@@ -30,7 +30,7 @@ def environment(command: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": available_cores(),
         "devices": sorted({o.training.device for o in taken if o.training}),
         "versions": sorted(versions) or [f"{name} {version(name)}" for name in _PACKAGES],
@@ -38,7 +38,8 @@ def environment(command: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor's, as the system tells it."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -48,4 +49,9 @@ def _cpu() -> str:
 
 def command_line(arguments: Iterable[str]) -> str:
     """The command as it can be typed again, with places of this machine's alone cut to their names."""
-    return shlex.join(["videogn", "study", *(Path(a).name if os.path.isabs(a) else a for a in arguments)])
+    return shlex.join(["videogn", "study", *map(_told, arguments)])
+
+
+def _told(argument: str) -> str:
+    name, equals, value = argument.rpartition("=")
+    return f"{name}{equals}{Path(value).name if os.path.isabs(value) else value}"
