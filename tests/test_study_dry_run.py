@@ -236,7 +236,7 @@ def test_only_runs_that_are_not_done_count(make_study):
     assert row(text, "bn")[1:5] == ["1", "0", "1", "0"]
     assert row(text, "gn")[1:5] == ["1", "1", "0", "0"]
     assert row(text, "bn")[10] == "6 min, its runs"
-    assert "to do: 2 runs, about 0.10 h with 2 at a time (0.20 h one after another)" in text
+    assert "to do: 2 runs, about 6 min with 2 at a time (12 min one after another)" in text
     assert "counted whole" in text
     outcomes = [Outcome(run, "done", {}, {}, None, 360.0) for run in runs]
     assert "to do: nothing" in dry_run.dry_run(study, runs, outcomes, 2)

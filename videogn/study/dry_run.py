@@ -23,6 +23,7 @@ from videogn.study.estimates import (
     find_lines,
     hours_together,
     seconds_per_work,
+    time_text,
 )
 from videogn.study.grid import Study
 from videogn.study.outcomes import Outcome, Status
@@ -169,9 +170,9 @@ def _total(to_do: Sequence[tuple[Line, Outcome]], times: Mapping[str, Estimate],
     text = f"to do: {len(own)} run{'s' if len(own) != 1 else ''}"
     if not known:
         return f"{text}; their time is unknown"
-    text += f", about {hours_together(known, jobs):.2f} h"
+    text += f", about {time_text(3600 * hours_together(known, jobs))}"
     if jobs > 1:
-        text += f" with {jobs} at a time ({hours_together(known, 1):.2f} h one after another)"
+        text += f" with {jobs} at a time ({time_text(3600 * hours_together(known, 1))} one after another)"
     if len(known) < len(own):
         text += f", and {len(own) - len(known)} of unknown time"
     if any(outcome.status != "missing" for _, outcome in to_do):

@@ -125,10 +125,9 @@ def _check_words(names: Sequence[str], where: str) -> None:
     for name in names:
         word = file_word(name)
         other = words.setdefault(word.casefold(), name)
-        if not word or len(word.encode()) > _LONGEST:
-            raise UsageError(
-                f"{where}: expected names of letters or digits, at most {_LONGEST} bytes; found {name!r:.80}"
-            )
+        if not word or len(word.encode()) > _LONGEST or not name.isprintable():
+            expected = f"names of letters or digits, one line of at most {_LONGEST} bytes"
+            raise UsageError(f"{where}: expected {expected}; found {name!r:.80}")
         if other != name:
             raise UsageError(
                 f"{where}: expected names that differ in letters or digits, which folders and figures are named by; "
