@@ -32,7 +32,8 @@ def write_tables(study: Study, results: Sequence[CellResult], folder: Path) -> N
     ``runs.csv`` has a row for each finished run: learning rate before the linear rule, training clips seen, accuracies
     in %, loss in nats, wall time in seconds and the name of its folder. ``curves.csv`` has a row for each point of its
     curves: epochs from 0, optimiser steps, accuracies as shares; ``train/loss`` is the mean of what was logged in an
-    epoch. ``table.csv`` has a row for each cell, with the median, lowest and highest of its seeds.
+    epoch; percentiles of features are those of the first seed alone, as in the figure. ``table.csv`` has a row for each
+    cell, with the median, lowest and highest of its seeds.
 
     Args:
         study: which.
@@ -185,9 +186,9 @@ def _clips(outcome: Outcome) -> object:
 
 def _curve_rows(results: Sequence[CellResult]) -> Iterator[list[object]]:
     for result in results:
-        for outcome in result.outcomes:
+        for i, outcome in enumerate(result.outcomes):
             for name, curve in outcome.curves.items():
-                if name in _PER_EPOCH or name.startswith("features/"):
+                if name in _PER_EPOCH or (i == 0 and name.startswith("features/")):
                     start = [*result.cell.values.values(), outcome.run.seed, name]
                     for epoch, step, value in _points(name, curve):
                         yield [*start, "" if np.isnan(epoch) else _number(epoch), step, _number(value)]
