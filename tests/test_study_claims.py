@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,13 @@ def test_what_cannot_be_tested_says_why():
     assert reasons[0] == "1 of 5 seeds is missing in gn; 5 of 5 seeds are missing in bn"
     assert reasons[1] == "there are no runs of brn"
     assert reasons[2].endswith("gn is on both sides, which are then not independent")
+
+
+def test_cells_of_the_same_runs_are_not_two_samples():
+    bn = result("bn", LOW)
+    gn = replace(bn, cell=result("gn", LOW).cell)
+    (tested,) = test_claims([Claim("x", (GN,), (BN,), "within", 50)], [gn, bn])
+    assert tested.text == "not tested: gn and bn are the same runs, and not independent"
 
 
 def test_too_few_seeds_have_no_verdict():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -144,6 +146,11 @@ def _find(selector: Selector, results: Sequence[CellResult]) -> CellResult | Non
     return next((result for result in results if result.cell.values == selector), None)
 
 
+def _folders(selector: Selector, results: Sequence[CellResult]) -> set[Path]:
+    result = _find(selector, results)
+    return {outcome.run.folder for outcome in result.outcomes} if result else set()
+
+
 def _untestable(claim: Claim, results: Sequence[CellResult]) -> str:
     """Why a claim cannot be tested; empty if it can."""
     reasons = []
@@ -158,6 +165,9 @@ def _untestable(claim: Claim, results: Sequence[CellResult]) -> str:
     shared = [selector for selector in claim.of if selector in claim.against]
     if shared:
         reasons.append(f"{_name(shared[0])} is on both sides, which are then not independent")
+    for one, other in itertools.product(claim.of, claim.against):
+        if one != other and _folders(one, results) & _folders(other, results):
+            reasons.append(f"{_name(one)} and {_name(other)} are the same runs, and not independent")
     return "; ".join(reasons)
 
 
