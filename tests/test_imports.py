@@ -49,7 +49,7 @@ ALLOWED = {
         "checkpoint",
         "cost",
         "data.files",
-        "data.jobs",
+        "data.cores",
         "data.loader",
         "errors",
         "loggers",
@@ -75,7 +75,7 @@ ALLOWED = {
     "study": {
         "callbacks.records",
         "data.files",
-        "data.jobs",
+        "data.cores",
         "data.progress",
         "data.samplers",
         "errors",
@@ -227,6 +227,7 @@ def test_help_and_the_index_do_without_torch():
     for statement in (
         "from videogn.cli import _parser; _parser().format_help()",
         "import videogn.spec, videogn.errors, videogn.data.index",
+        "import videogn.study_cli",  # a wrong option is told at once
     ):
         code = f"{statement}; import sys; assert 'torch' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,9 +11,10 @@ from multiprocessing.connection import Connection, wait
 from torch import Tensor, cat, inference_mode
 
 from videogn.data.batches import EvalVideo
+from videogn.data.cores import available_cores
 from videogn.data.decode import check_backend
 from videogn.data.guard import AVAILABLE, Beat, Guard
-from videogn.data.jobs import available_cores, reason_for
+from videogn.data.jobs import reason_for
 from videogn.errors import UsageError, VideoError
 from videogn.inference import clip_of, mean_of_views, read_video
 from videogn.lanes import Lanes, Plan, split

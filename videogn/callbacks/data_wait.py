@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 from videogn.data.loader import TimedLoader
 
 LIMIT = 0.1

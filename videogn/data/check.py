@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from videogn.data.classes import ClassList, read_class_names
+from videogn.data.cores import available_cores
 from videogn.data.decode import VideoInfo, VideoReader
 from videogn.data.decode.opening import DEFAULT_LIMITS, Limits
 from videogn.data.guard import Beat
 from videogn.data.index import VideoIndex, listed_class_names, read_index
-from videogn.data.jobs import available_cores, check_times, map_files, reason_for, with_deadline
+from videogn.data.jobs import check_times, map_files, reason_for, with_deadline
 from videogn.data.layouts import Layout, Source, Split, every_video, find_source, no_source, subfolders
 from videogn.data.manifest import FileRecord, ManifestWriter, manifest_path, read_manifest
 from videogn.data.progress import ProgressBar

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from videogn.data.batches import ClipBatch, VideoBatch
 from videogn.data.classes import ClassList, read_class_names
+from videogn.data.cores import available_cores
 from videogn.data.dataset import EvalVideos, TrainClips
 from videogn.data.decode import DEFAULT_LIMITS, Backend, Limits, check_backend
 from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.index import VideoIndex, listed_class_names, read_index
-from videogn.data.jobs import available_cores
 from videogn.data.layouts import Layout, Source, Split, find_source, no_source
 from videogn.data.loader import TimedLoader, guarded, start_worker
 from videogn.data.manifest import Manifest, manifest_path, read_manifest

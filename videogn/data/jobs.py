@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -50,8 +49,3 @@ def check_times(workers: int, timeout: float, max_seconds: float) -> None:
     for option, value in (("--timeout", timeout), ("--max-seconds", max_seconds)):
         if not value > 0:
             raise UsageError(f"{option}: expected more than 0 seconds, found {value:g}")
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use, which a container or a scheduler can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,11 +12,12 @@ from hashlib import blake2b
 from typing import Any
 
 from videogn.data.check import columns
+from videogn.data.cores import available_cores
 from videogn.data.decode.opening import DEFAULT_LIMITS, Limits
 from videogn.data.encode import Encoding, encode
 from videogn.data.files import cannot_write, write_atomically
 from videogn.data.guard import Beat
-from videogn.data.jobs import available_cores, check_times, map_files, reason_for, with_deadline
+from videogn.data.jobs import check_times, map_files, reason_for, with_deadline
 from videogn.data.lists import copy_lists, target_names
 from videogn.data.manifest import FileRecord, ManifestWriter, manifest_path, read_manifest
 from videogn.data.progress import ProgressBar

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 from videogn.study.outcomes import Outcome
 
 _PACKAGES = ("videogn", "torch", "lightning", "av")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import yaml
 
+from videogn.data.cores import available_cores
 from videogn.data.files import cannot_write, lock_folder, write_atomically
-from videogn.data.jobs import available_cores
 from videogn.errors import UsageError
 from videogn.launching import LAUNCHER
 from videogn.stopping import CODES

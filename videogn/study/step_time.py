@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 from videogn.data.progress import ProgressBar
 from videogn.optim import make_optimizer
 from videogn.study.costs import RunCost
