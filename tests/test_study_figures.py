@@ -30,6 +30,7 @@ from videogn.study.figures import write_figures
 from videogn.study.grid import Reported
 from videogn.study.outcomes import CellResult
 from videogn.study.series import curve_panels, error_series, feature_panels, ordered, pairs
+from videogn.study.table import markdown
 
 EVIL = "<script>alert('1')</script> & \"$x^2$\" \x00 \\frac"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -154,6 +155,18 @@ def test_two_sources_are_told_apart(tmp_path):
     assert "One run of each cell." in figure.caption
     for legend in ("reported [1]", "reported [2]", "here"):
         assert f">{legend}<" in figure.svg
+
+
+def test_sources_have_the_numbers_of_the_table(tmp_path):
+    texts = ("of what was not run", "Kinetics-400, Table 8", "ImageNet, section 4.1")
+    rows = tuple(Reported({"norm": "ln" if i == 0 else "gn"}, 70.0 + i, None, text) for i, text in enumerate(texts))
+    study = make_study({"norm": ["gn"]}, seeds=[0], reported=rows)
+    results = make_results(study, lambda values, seed: 25.0)
+    figure = write_figures(study, results, tmp_path)[-1]
+    for said in ("[2] Kinetics-400, Table 8", "[3] ImageNet, section 4.1"):
+        assert said in figure.caption
+        assert said in markdown(study, results)
+    assert ">reported [3]<" in figure.svg
 
 
 def test_files(figures):

@@ -176,8 +176,8 @@ def _reported(study: Study, results: Sequence[CellResult], folder: Path) -> Stud
     found = pairs(study, results)
     if not found:
         return None
-    names = list(dict.fromkeys(pair.reported.source for pair in found))
-    sources = "; ".join(f"[{i}] {name}" if len(names) > 1 else name for i, name in enumerate(names, start=1))
+    names = dict(sorted({pair.source: pair.reported.source for pair in found}.items()))
+    sources = "; ".join(f"[{i + 1}] {name}" if len(names) > 1 else name for i, name in names.items())
     caption = f"Top-1 of the same cells as published and in this study's runs. {_gathered(results, 'bars reach')}"
     caption += f" Published: {sources}."
     if len(found) < len(study.reported):

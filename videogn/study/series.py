@@ -70,7 +70,7 @@ class Pair:
     Attributes:
         label: the cell.
         reported: what was published.
-        source: number of its source among those of the pairs, from 0 on.
+        source: number of its source among those of the study, from 0 on.
         here: top-1 in % of each run.
     """
 
@@ -197,10 +197,9 @@ def _percentiles(outcome: Outcome) -> dict[int, _Points]:
 def pairs(study: Study, results: Sequence[CellResult]) -> list[Pair]:
     """The published results of cells that have finished runs, in the order of the study's file."""
     found: list[Pair] = []
-    sources: list[str] = []
+    sources = list(dict.fromkeys(row.source for row in study.reported))
     for row in study.reported:
         here = [score for result in selected(results, row.values) for score in result.scores("top1")]
         if here:
-            sources += [row.source] if row.source not in sources else []
             found.append(Pair(", ".join(row.values.values()), row, sources.index(row.source), tuple(here)))
     return found
