@@ -30,6 +30,9 @@ again = (checkpoints / "last.ckpt").exists()
 (checkpoints / "last.ckpt").touch()
 if fake.get("fails"):
     sys.exit("videogn: error: no such option")
+if fake.get("killed"):
+    (checkpoints / "last.ckpt").unlink(), checkpoints.rmdir(), checkpoints.parent.rmdir()
+    os.kill(os.getpid(), signal.SIGKILL)
 if fake.get("meet"):  # ends when as many runs are at work at the same time
     place = Path(fake["meet"])
     (place / folder.name).touch()
@@ -231,3 +234,11 @@ def test_a_damaged_record_is_named(study):
     (folder / "run.json").write_text(json.dumps({"status": "done"})[:-3])
     with pytest.raises(ValueError, match=r"run\.json: cannot be read"):
         run_all(runs_of(one), 1, True, print)
+
+
+def test_a_run_that_the_system_kills_is_told_as_such(study):
+    bn = runs_of(study(bn={"killed": True}))[0]
+    said = []
+    run_all([bn], 1, True, said.append)
+    assert said[0].startswith("[1/1] bn, seed 0: killed, as for lack of memory (signal 9): it said nothing")
+    assert read_record(bn.folder)["status"] == "interrupted"

@@ -150,7 +150,10 @@ def _told(outcome: Outcome) -> str:
     text = outcome.run.text
     if outcome.status == "done":
         return f"{text}: top-1 {100 * outcome.scores['top1']:.1f} % ({outcome.seconds:.0f} s)"
-    return f"{text}: {outcome.status}: {_last_words(outcome.run.folder / LOG_FILE)} ({outcome.run.folder / LOG_FILE})"
+    log, status = outcome.run.folder / LOG_FILE, outcome.status
+    if read_record(outcome.run.folder).get("exit_code") == -signal.SIGKILL:
+        return f"{text}: killed, as for lack of memory (signal 9): {_last_words(log)} ({log})"
+    return f"{text}: {'interrupted' if status == 'missing' else status}: {_last_words(log)} ({log})"
 
 
 def _last_words(log: Path) -> str:
