@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from videogn.study.file import read_study
 from videogn.study.outcomes import cell_results, read_outcome, read_record
 from videogn.study.rates import choose_rates
 from videogn.study.runner import _environments, run_all
-from videogn.study.runs import rate_runs, result_runs
+from videogn.study.runs import pretraining_runs, rate_runs, result_runs
 
 FIT = """
 import os, signal, sys, time
@@ -213,6 +214,15 @@ def test_a_run_that_others_need_holds_up_those_alone(study, tmp_path, capsys):
     assert "videogn: 5 of 10 runs are not done" in told.err  # bn's pre-training, both its rates, both its seeds
     with open(output / "runs.csv", newline="") as file:
         assert [(row["norm"], row["seed"]) for row in csv.DictReader(file)] == [("gn", "0"), ("gn", "1")]
+
+
+def test_a_pretraining_whose_weights_are_gone_is_run_again(study):
+    runs = list(pretraining_runs(study(pretraining={"axis": "norm", "options": {"data.root": "others"}})).values())
+    run_all(runs, 1, False, print)
+    shutil.rmtree(runs[0].folder / "version_0" / "checkpoints")
+    run_all(runs, 1, False, print)
+    assert [run.weights.exists() for run in runs] == [True, True]
+    assert [read_record(run.folder)["starts"] for run in runs] == [2, 1]
 
 
 def test_gpus_and_cores_are_shared_out(monkeypatch):

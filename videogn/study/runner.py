@@ -58,7 +58,7 @@ def run_all(runs: Sequence[Run], jobs: int, keep_checkpoints: bool, say: Callabl
         say: told one line when a run ends.
     """
     wanted = list({run.folder: run for run in runs}.values())
-    waiting = [run for run in wanted if read_record(run.folder).get("status") != "done"]
+    waiting = [run for run in wanted if not _is_done(run)]
     done, to_do, seconds = len(wanted) - len(waiting), len(waiting), 0.0
     environments, free = _environments(jobs), list(range(jobs))
     started: list[_Started] = []
@@ -83,6 +83,12 @@ def run_all(runs: Sequence[Run], jobs: int, keep_checkpoints: bool, say: Callabl
     return [read_outcome(run) for run in runs]
 
 
+def _is_done(run: Run) -> bool:
+    """Whether there is nothing left to run: a pre-training whose weights are gone has to be run again."""
+    done = read_record(run.folder).get("status") == "done"
+    return done and (run.purpose != "pretraining" or run.weights.exists())
+
+
 def _start(run: Run, slot: int, environment: dict[str, str], say: Callable[[str], None]) -> _Started | None:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +98,7 @@ def _start(run: Run, slot: int, environment: dict[str, str], say: Callable[[str]
     except UsageError:
         say(f"{run.text}: left to another `videogn study`, which is at it")
         return None
-    if read_record(run.folder).get("status") == "done":
+    if _is_done(run):
         say(f"{run.text}: done by another `videogn study`")
         if lock is not None:
             os.close(lock)
