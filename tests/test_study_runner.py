@@ -29,7 +29,7 @@ checkpoints = folder / "version_0" / "checkpoints"
 checkpoints.mkdir(parents=True, exist_ok=True)
 again = (checkpoints / "last.ckpt").exists()
 (checkpoints / "last.ckpt").touch()
-if fake.get("fails"):
+if fake.get("fails") or config["model"]["recipe"]["lr"] > fake.get("fails_above", 1):
     sys.exit("videogn: error: no such option")
 if fake.get("killed"):
     (checkpoints / "last.ckpt").unlink(), checkpoints.rmdir(), checkpoints.parent.rmdir()
@@ -214,6 +214,16 @@ def test_a_run_that_others_need_holds_up_those_alone(study, tmp_path, capsys):
     assert "videogn: 5 of 10 runs are not done" in told.err  # bn's pre-training, both its rates, both its seeds
     with open(output / "runs.csv", newline="") as file:
         assert [(row["norm"], row["seed"]) for row in csv.DictReader(file)] == [("gn", "0"), ("gn", "1")]
+
+
+def test_a_rate_that_failed_is_not_tried_again_when_another_is_chosen(study, tmp_path, capsys):
+    """The stand-in fails with the rate that is too high; the study is complete all the same."""
+    study(bn={"fails_above": 0.1}, learning_rates={"values": [0.001, 0.5], "seed": 7})
+    command = ["study", "-c", str(tmp_path / "grid.yaml")]
+    assert main(command) == 0
+    assert ": failed: " in capsys.readouterr().out
+    assert main(command) == 0
+    assert ": failed: " not in capsys.readouterr().out
 
 
 def test_a_pretraining_whose_weights_are_gone_is_run_again(study):

@@ -70,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.dry_run:
         from videogn.study.dry_run import dry_run
 
-        print(dry_run(study, *_known(study), options.jobs))
+        outcomes = _known(study)
+        print(dry_run(study, [outcome.run for outcome in outcomes], outcomes, options.jobs))
         return 0
     output = Path(options.output or study.folder / study.name)
     _check_place(study.folder)
@@ -82,11 +83,12 @@ def run(arguments: Sequence[str]) -> int:
         stop.text = "stopped; what was at work has saved, the same command goes on"
         raise
     finally:
-        _, outcomes = _known(study)
+        outcomes = _known(study)
         results = cell_results(study, outcomes)
         if any(result.outcomes for result in results):
             _write(study, results, outcomes, output, command_line(arguments))
-    left = [outcome for outcome in outcomes if outcome.status != "done"]
+    chosen = choose_rates([outcome for outcome in outcomes if outcome.run.purpose == "rate"])
+    left = [o for o in outcomes if o.status != "done" and not (o.run.purpose == "rate" and o.run.cell.name in chosen)]
     if left:
         print(
             f"videogn: {len(left)} of {len(outcomes)} runs are not done; the same command goes on with them "
@@ -124,20 +126,20 @@ def _check_place(folder: Path) -> None:
         raise UsageError(f"{folder}: expected a folder that can be made or written, found {there}: {why}")
 
 
-def _known(study: Study) -> tuple[list[Run], list[Outcome]]:
-    """All runs of the study, as far as its learning rates are chosen, and what they have left."""
+def _known(study: Study) -> list[Outcome]:
+    """What all runs of the study have left, as far as its learning rates are chosen."""
     weights = pretraining_runs(study)
     rates = [read_outcome(run) for run in rate_runs(study, weights)]
     results = result_runs(study, weights, choose_rates(rates))
     of_weights = [read_outcome(run) for run in {run.folder: run for run in weights.values()}.values()]
-    outcomes = [*of_weights, *rates, *(read_outcome(run) for run in results)]
-    return [outcome.run for outcome in outcomes], outcomes
+    return [*of_weights, *rates, *(read_outcome(run) for run in results)]
 
 
 def _run_phases(study: Study, jobs: int) -> None:
     """Weights to start from, then learning rates, then the runs that count.
 
-    A cell whose weights or rate are missing, because a run failed or another process is at it, is left out.
+    A cell whose weights or rate are missing, because a run failed or another process is at it, is left out. A rate with
+    which a run failed, as with one that is too high, is not tried again when another has been chosen.
     """
 
     def say(text: str) -> None:
@@ -150,8 +152,10 @@ def _run_phases(study: Study, jobs: int) -> None:
     def has_weights(run: Run) -> bool:
         return own is None or weights[run.cell.values[own.axis]].folder in trained
 
-    rates = run_all(list(filter(has_weights, rate_runs(study, weights))), jobs, study.checkpoints, say)
-    chosen = choose_rates(rates)
+    rates = rate_runs(study, weights)
+    chosen = choose_rates([read_outcome(run) for run in rates])
+    to_try = [run for run in rates if has_weights(run) and run.cell.name not in chosen]
+    chosen |= choose_rates(run_all(to_try, jobs, study.checkpoints, say))
     for name, rate in chosen.items():
         say(f"{name}: learning rate {rate:g}")
     run_all(
