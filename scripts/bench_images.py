@@ -37,7 +37,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from videogn.data.datamodule_images import ImageDataModule
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 from videogn.data.loader import start_worker
 
 GENERATED, CLASSES = 32, 4

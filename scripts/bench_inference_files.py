@@ -13,7 +13,7 @@ from natural_video import write_natural_video
 
 from videogn import ClipSpec, Protocol, VideoClassifier, predict_video
 from videogn.classify import classify_videos
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 from videogn.inference import for_inference, read_video
 from videogn.lanes import Plan, keep_freed_memory, split
 

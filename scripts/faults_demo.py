@@ -36,7 +36,7 @@ import yaml
 from measured import write_result
 
 from videogn.data.demo import DemoSpec, generate_demo
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SHARE = 0.05

@@ -36,7 +36,7 @@ import yaml
 from measured import write_result
 
 from videogn.data.demo import DemoSpec, generate_demo
-from videogn.data.jobs import available_cores
+from videogn.data.cores import available_cores
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRETRAIN, FINETUNE = CONFIGS / "finetune_demo_pretrain.yaml", CONFIGS / "finetune_demo.yaml"

@@ -94,7 +94,8 @@ def test_a_killed_process_ends_the_others_with_a_message(found, name, rank):
     codes = found[name]["codes"]
     assert codes[rank] == -signal.SIGKILL, found[name]
     assert codes[1 - rank] == 1
-    assert found[name]["seconds"] < 60
+    # Where no connection closes, a minute without a sign of life is what tells; a busy machine adds to it.
+    assert found[name]["seconds"] < 100
     assert found[name]["left"] == []
     log = found[name]["logs"][1 - rank]
     assert log.count(f"videogn: error: process {rank} of 2 is gone") == 1, log

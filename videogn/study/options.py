@@ -38,7 +38,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Options:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            found = yaml.load(file, Loader=_Loader)
+            found = _Loader(file).get_single_data()
         json.dumps(found, default=str)  # an anchor may hold itself
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
