@@ -36,8 +36,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from videogn.data.datamodule_images import ImageDataModule
 from videogn.data.cores import available_cores
+from videogn.data.datamodule_images import ImageDataModule
 from videogn.data.loader import start_worker
 
 GENERATED, CLASSES = 32, 4

@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from videogn.data.batches import ClipBatch
+from videogn.data.cores import available_cores
 from videogn.data.dataset import TrainClips
 from videogn.data.index import VideoIndex
-from videogn.data.cores import available_cores
 from videogn.data.loader import TimedLoader, guarded, start_worker
 from videogn.data.samplers import TrainSampler
 from videogn.spec import ClipSpec

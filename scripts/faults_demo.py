@@ -35,8 +35,8 @@ from pathlib import Path
 import yaml
 from measured import write_result
 
-from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.cores import available_cores
+from videogn.data.demo import DemoSpec, generate_demo
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SHARE = 0.05

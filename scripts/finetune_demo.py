@@ -35,8 +35,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # processes side by side, whose tensors are
 import yaml
 from measured import write_result
 
-from videogn.data.demo import DemoSpec, generate_demo
 from videogn.data.cores import available_cores
+from videogn.data.demo import DemoSpec, generate_demo
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRETRAIN, FINETUNE = CONFIGS / "finetune_demo_pretrain.yaml", CONFIGS / "finetune_demo.yaml"
