@@ -142,7 +142,7 @@ def test_tests_and_predictions_go_on_too(command, tiny_config, checkpoint, decod
 
 def test_an_evaluation_that_was_terminated_is_no_success(tiny_config, checkpoint, decoded, tmp_path):
     """SIGTERM, as batch systems and ``timeout`` send it: what comes next must not take the run for complete."""
-    # Of the thread that decodes: one of the process may reach it when all videos are done.
+    # In this thread: a signal to the process may be taken by another one, which wakes when all videos are done.
     decoded.error = lambda video: signal.raise_signal(signal.SIGTERM) if video == 5 else None
     with pytest.raises(SystemExit) as ended:
         run("validate", tiny_config, tmp_path, "--ckpt_path", str(checkpoint))
