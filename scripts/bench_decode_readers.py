@@ -57,7 +57,7 @@ def limit(task: str, path: str, seed: int, num_frames: int) -> Timed | None:
     wanted = np.unique(indices_of(task, num_frames, seed))
     decoder = PyAVDecoder(path)
     if decoder.counted is None:
-        pts, number_of = decoder.index.pts, decoder.index.frame_of_pts
+        pts, number_of = decoder.packets.listed.pts, decoder.index.frame_of_pts
         runs = decode_runs(decoder.index, wanted)
     else:  # packets and frames are both counted; the decoder holds back at most two
         pts, number_of = None, None

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import children, linux
 from video_files import write_video
 
 import videogn
@@ -48,10 +48,6 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def expected_of(model, path, clip):
@@ -212,7 +208,7 @@ def test_a_video_that_the_network_cannot_compute(model, videos, monkeypatch):
 
 
 @forks
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@linux
 def test_leaving_early_leaves_no_process(model, videos):
     before = children(os.getpid())
     answers = classify_videos(model, videos)

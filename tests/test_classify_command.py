@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import children
 from video_files import write_video
 
 import videogn
@@ -22,10 +23,6 @@ forks = pytest.mark.skipif(not AVAILABLE, reason="this system cannot fork proces
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     return [str(write_video(folder / f"{i}.mp4", 30 + i, width=64 + 32 * i)) for i in range(2)]
-
-
-def children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 @pytest.fixture

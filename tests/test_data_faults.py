@@ -6,58 +6,24 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from test_guard import gone, linux
-from test_loader import children
+from loaders import CLIP, demo_index, eval_loader, train_loader
+from processes import children, gone, linux
 from torch.utils.data import Dataset
 
-from videogn.data.batches import ClipBatch, VideoBatch
-from videogn.data.dataset import EvalVideos, TrainClips
-from videogn.data.demo import DemoSpec, generate_demo
+from videogn.data.batches import ClipBatch
+from videogn.data.dataset import TrainClips
 from videogn.data.index import VideoIndex
-from videogn.data.loader import TimedLoader, guarded, start_worker
-from videogn.data.samplers import EvalSampler, TrainSampler
+from videogn.data.loader import TimedLoader, guarded
+from videogn.data.samplers import TrainSampler
 from videogn.errors import UsageError, VideoError
-from videogn.spec import ClipSpec, Protocol
-
-CLIP = ClipSpec(frames=4, stride=2, train_short_side=(24, 28), train_crop=20, protocol=Protocol(short_side=24, clips=2))
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> VideoIndex:
     return demo_index(tmp_path_factory.mktemp("demo"))
-
-
-def demo_index(folder: Path) -> VideoIndex:
-    """16 videos of 12 frames of 32x32."""
-    root = Path(generate_demo(folder, DemoSpec(2, 1, 32, 12)))
-    paths = sorted(str(path.relative_to(root)) for path in root.glob("train/*/*.mp4"))
-    return VideoIndex.build(str(root), paths, [i // 2 for i in range(16)], [str(i) for i in range(8)])
-
-
-def train_loader(index, workers: int, batch: int = 2, timeout: float | None = 30.0, seed: int = 3) -> TimedLoader:
-    data = guarded(TrainClips(index, CLIP, seed), timeout, workers)
-    return loader(data, TrainSampler(len(index), batch, seed), ClipBatch.collate, workers, batch)
-
-
-def eval_loader(index, workers: int, timeout: float | None = 30.0) -> TimedLoader:
-    data = guarded(EvalVideos(index, CLIP), timeout, workers)
-    return loader(data, EvalSampler(len(index)), VideoBatch.collate, workers, 2)
-
-
-def loader(data, sampler, collate, workers: int, batch: int) -> TimedLoader:
-    return TimedLoader(
-        data,
-        batch,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
-    )
 
 
 def same(batches, expected) -> None:

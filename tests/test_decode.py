@@ -162,8 +162,7 @@ def test_runs_jump_only_where_packets_can_be_left_out():
     # Two groups of 5 frames in display order 0 2 1 4 3: packets 0..4 and 5..9.
     packet = np.array([0, 2, 1, 4, 3, 5, 7, 6, 9, 8])
     start = np.repeat([0, 5], 5)
-    empty = np.zeros(10, np.int64)
-    index = FrameIndex(empty, empty, packet, start, empty.astype(float), 1.0)
+    index = FrameIndex(packet, start, np.zeros(10), 1.0)
     assert decode_runs(index, np.array([0, 1])) == [(0, 2, {0, 1})]
     assert decode_runs(index, np.array([1, 6])) == [(0, 2, {1}), (5, 7, {6})]
     assert decode_runs(index, np.array([3, 6])) == [(0, 7, {3, 6})]

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from processes import alive, gone, linux
 
 from videogn.data import guard as guard_module
 from videogn.data.guard import Guard, guarded_map
@@ -59,25 +60,6 @@ def act(job, beat):
         case "pid":
             return os.getpid()
     return job
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended but has not been waited for does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def gone(pid: int, seconds: float = 3.0) -> bool:
-    end = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not alive(pid)
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_a_hang_in_native_code_is_ended():

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from test_guard import linux
+from processes import linux
 
 from videogn.data import guard as guard_module
 from videogn.data.guard import Guard, guarded_map

@@ -1,7 +1,6 @@
 """`videogn data resize`: a copy that works as a data set, made once, whole or not at all."""
 
 import errno
-import json
 import multiprocessing
 import os
 import signal
@@ -269,49 +268,3 @@ def test_cvdf_layout(root, tmp_path, videos):
     assert (tmp_path / "target/train.csv").read_bytes() == (root / "flat/train.csv").read_bytes()
     index = read(tmp_path / "target", layout="cvdf")
     assert records(index) == [("train/abcdefghijk_000001_000011.mp4", 1)]
-
-
-def test_two_videos_of_one_name(root, tmp_path, videos):
-    (root / "train/a/1.avi").write_bytes(videos["avi"])
-    with pytest.raises(UsageError, match=r"found train/a/1\.avi and train/a/1\.mp4, which would both become"):
-        resize_data(str(root), str(tmp_path / "target"), SMALL)
-    assert not (tmp_path / "target").exists()
-
-
-def test_targets_that_must_not_be_written_to(root, tmp_path, capsys):
-    (tmp_path / "link").symlink_to(root)
-    for target in (root, root / "small", tmp_path, tmp_path / "link", tmp_path / "link/x"):
-        with pytest.raises(UsageError, match="TARGET: expected a folder outside of ROOT"):
-            resize_data(str(root), str(target), SMALL)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.mp4").write_text("mine")
-    for target in ("mine", "mine/thesis.mp4"):
-        with pytest.raises(UsageError, match=r"TARGET: expected a new or empty folder.*Nothing was written"):
-            resize_data(str(root), str(tmp_path / target), SMALL)
-    assert files(tmp_path / "mine") == ["thesis.mp4"]
-
-    target = tmp_path / "target"
-    resize_data(str(root), str(target), SMALL)
-    settings = json.loads((target / "videogn_resize.json").read_text())
-    assert {name: settings[name] for name in ("short_side", "crf", "gop")} == {"short_side": 48, "crf": 20, "gop": 32}
-    before = contents(target)
-    assert main(["data", "resize", str(root), str(target), "--short-side", "64"]) == 2
-    assert "'short_side': 48" in capsys.readouterr().err
-    assert contents(target) == before
-
-
-def test_wrong_usage(root, tmp_path, capsys):
-    target = str(tmp_path / "target")
-    for arguments, message in (
-        ([str(tmp_path / "nowhere"), target], "ROOT: expected the folder of a data set"),
-        ([str(root), target, "--short-side", "255"], "--short-side: expected an even number"),
-        ([str(root), target, "--crf", "60"], "--crf: expected 0 to 51"),
-        ([str(root), target, "--workers", "0"], "--workers: expected at least 1"),
-        ([str(root), "/proc/nowhere"], "/proc/nowhere: cannot be written"),
-    ):
-        assert main(["data", "resize", *arguments]) == 2
-        assert message in capsys.readouterr().err
-    (tmp_path / "nothing").mkdir()
-    assert main(["data", "resize", str(tmp_path / "nothing"), target]) == 2
-    assert "expected videos (.mp4" in capsys.readouterr().err
-    assert not Path(target).exists()

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torchvision
+from folds import ODD, hmdb51, read, ucf101
 from test_index import records, touch
 from test_index_files import write
 
 from videogn.cli import main
 from videogn.data.check import read_splits
-from videogn.data.classes import ClassList
 from videogn.data.datamodule import KineticsDataModule
-from videogn.data.index import VideoIndex, listed_class_names, read_index
 from videogn.data.layouts import find_source
 from videogn.data.lists import copy_lists, target_names
 from videogn.errors import UsageError
@@ -22,41 +21,6 @@ from videogn.spec import ClipSpec
 # Videos per class of one fold whose sums are the published ones of split 1: (classes, training, test).
 UCF101 = [(43, 94, 38), (57, 95, 37), (1, 80, 40)]
 HMDB51 = [(51, 70, 30)]
-
-
-def read(root: Path, split: str = "train", path_prefix: str | None = None, **options) -> VideoIndex:
-    source = find_source(str(root), split, **options)
-    train = find_source(str(root), "train", **options)
-    return read_index(source, ClassList(listed_class_names(train)[0]), path_prefix)
-
-
-def ucf101(root: Path, videos: str = "UCF-101", lists: str = "ucfTrainTestlist") -> Path:
-    """Three classes, in an order that sorting would change, of two videos each; three folds."""
-    names = ("Archery", "BabyCrawling", "ApplyLipstick")
-    write(root / lists, "classInd.txt", *(f"{i} {name}" for i, name in enumerate(names, 1)))
-    for fold in (1, 2, 3):
-        train, test = (1, 2) if fold == 1 else (2, 1)
-        file = "{0}/v_{0}_g{1:02d}_c01.avi"
-        train_lines = [f"{file.format(name, train)} {i}" for i, name in enumerate(names, 1)]
-        write(root / lists, f"trainlist{fold:02d}.txt", *train_lines)
-        write(root / lists, f"testlist{fold:02d}.txt", *(file.format(name, test) for name in names))
-        touch(root / videos, *(file.format(name, group) for name in names for group in (train, test)))
-    return root
-
-
-ODD = "#122_(Cleaning)_Up;The&Beach!_np1_fr_med_0"
-
-
-def hmdb51(root: Path, videos: str = "", lists: str = "testTrainMulti_7030_splits", deeper: bool = False) -> Path:
-    """Two classes of one training video, one test video and one that is neither; three folds."""
-    for name in ("wave", "brush_hair"):
-        files = [f"{ODD}.avi", f"{name}_b.avi", f"{name}_c.avi"]
-        for fold in (1, 2, 3):
-            tags = "120"[fold - 1 :] + "120"[: fold - 1]
-            lines = (f"{file} {tag} " for file, tag in zip(files, tags, strict=True))
-            write(root / lists, f"{name}_test_split{fold}.txt", *lines)
-        touch(root / videos / name / (name if deeper else ""), *files)
-    return root
 
 
 # --- as published
@@ -265,88 +229,3 @@ def test_missing_and_unlisted_files_are_counted_and_named(tmp_path):
     root = hmdb51(tmp_path / "h")
     touch(root, "wave/extra.avi", "somewhere else/a.avi")
     assert "1 video on the disk is in no list of this fold: wave/extra.avi" in read(root).summary()
-
-
-# --- messages
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
-    [
-        ("classInd.txt", "2 B", "3 B", r"classInd\.txt, line 2: expected '2 ClassName', found '3 BabyCrawling'"),
-        ("classInd.txt", None, "", r"classInd\.txt: expected lines '1 ClassName', found none"),
-        ("classInd.txt", "1 A", "0 A", r"classInd\.txt, line 1: expected '1 ClassName', found '0 Archery'"),
-        ("trainlist01.txt", " 2", " 3", r"trainlist01\.txt, line 2: expected 2, the number of BabyCrawling .*found 3"),
-        ("trainlist01.txt", " 1", " 0", r"trainlist01\.txt, line 1: expected 1, the number of Archery .*found 0"),
-        ("trainlist01.txt", "Archery/", "Archer/", r"line 1: expected the folder of a class in .*found 'Archer'"),
-        ("testlist01.txt", "Archery/", "", r"testlist01\.txt, line 1: expected 'Class/video\.avi' or .*found 'v_Arch"),
-        ("testlist01.txt", "_g02", "_g01", r"expected no video in both lists, found 3: ApplyLipstick/v_Apply"),
-        ("trainlist01.txt", None, "", r"ucfTrainTestlist: expected videos for training in fold 1, found none"),
-    ],
-)
-def test_ucf101_files_that_are_wrong(tmp_path, file, old, new, message):
-    root = ucf101(tmp_path)
-    path = root / "ucfTrainTestlist" / file
-    path.write_text(new if old is None else path.read_text().replace(old, new))
-    with pytest.raises(UsageError, match=message):
-        read(root)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (" 1 ", " 3 ", r"wave_test_split1\.txt, line 1: expected 'video\.avi 1' with 1 for training.*found '#122"),
-        (" 1 ", "", r"wave_test_split1\.txt, line 1: expected 'video\.avi 1'"),
-        (
-            "wave_b",
-            ODD,
-            r"wave_test_split1\.txt, lines 1 and 2: expected each video once, found #122.* with 1 and with 2",
-        ),
-    ],
-)
-def test_hmdb51_files_that_are_wrong(tmp_path, old, new, message):
-    root = hmdb51(tmp_path)
-    path = root / "testTrainMulti_7030_splits/wave_test_split1.txt"
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(UsageError, match=message):
-        read(root)
-
-
-def test_files_that_lack(tmp_path):
-    root = ucf101(tmp_path / "u")
-    lists = root / "ucfTrainTestlist"
-    (lists / "testlist01.txt").unlink()
-    with pytest.raises(UsageError, match=r"expected testlist01\.txt beside trainlist01\.txt, found none"):
-        read(root)
-    (lists / "classInd.txt").unlink()
-    with pytest.raises(UsageError, match=r"expected classInd\.txt.*UCF101TrainTestSplits-RecognitionTask\.zip"):
-        read(root)
-    shutil.rmtree(lists)
-    for layout in ("auto", "ucf101"):
-        data = KineticsDataModule(str(root), layout=layout)
-        with pytest.raises(
-            UsageError, match=r"no train split\. Expected .*UCF101TrainTestSplits-Recog.*Found UCF-101\."
-        ):
-            data.setup("fit")
-    root = hmdb51(tmp_path / "h")
-    lists = root / "testTrainMulti_7030_splits"
-    (lists / "wave_test_split1.txt").unlink()
-    with pytest.raises(
-        UsageError, match=r"expected wave_test_split1\.txt beside the file of fold 2, found none \(1 cl"
-    ):
-        read(root)
-    shutil.rmtree(lists)
-    with pytest.raises(UsageError, match=r"_test_split1\.txt files .*test_train_splits\.rar"):
-        KineticsDataModule(str(root), layout="hmdb51").setup("fit")
-
-
-def test_folds(tmp_path):
-    root = ucf101(tmp_path / "u")
-    with pytest.raises(UsageError, match=r"data\.fold: expected a fold whose split files are in .*, 1, 2, 3; found 4"):
-        find_source(str(root), "train", fold=4)
-    touch(tmp_path, "train/a/1.mp4")
-    with pytest.raises(UsageError, match=r"data\.fold: expected 1, the default, found 2: UCF101 and HMDB51 have folds"):
-        find_source(str(tmp_path), "train", fold=2)
-    write(root, "train.txt", "UCF-101/Archery/v_Archery_g01_c01.avi 0")
-    with pytest.raises(UsageError, match=r"data\.layout: expected list or auto.*found ucf101"):
-        find_source(str(root), "train", "ucf101", "train.txt")

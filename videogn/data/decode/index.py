@@ -1,26 +1,23 @@
-"""Which packet of a video stream holds which frame: one pass over the packets, with nothing decoded."""
+"""Which packet of a video stream holds which frame, from the list of its packets."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from videogn.data.decode.opening import FFMPEG_ERRORS, Limits, reason_of
-from videogn.errors import VideoError
+from videogn.data.decode.packets import MISSING, MP4, Packets
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.video.stream import VideoStream
 
 # Containers that store a presentation time per frame, and codecs of which every packet holds exactly one shown frame.
 # AVI stores none (FFmpeg makes them up); transport streams seek inexactly and may begin in the middle of a group of
 # pictures; VP8 has packets of hidden frames; MPEG-4 part 2 has packed B-frames and skipped pictures.
-TRUSTED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+TRUSTED_CONTAINERS = (MP4, "matroska,webm")
 TRUSTED_CODECS = ("h264", "hevc", "vp9", "av1")
 
 
@@ -29,16 +26,12 @@ class FrameIndex:
     """The frames of a video stream in presentation order, and the packets they come from.
 
     Attributes:
-        pts: (P,) int64, presentation time of every packet, in decode order and in the stream's time base.
-        dts: (P,) int64, decode time of every packet.
         packet: (N,) int64, packet of frame i. Empty if frames are counted.
         start: (N,) int64, the key packet from which decoding must start to show frame i. Empty if frames are counted.
         times: (N,) float64, seconds from the first frame's presentation to frame i's.
         duration: seconds from the first frame's presentation to the end of the last.
     """
 
-    pts: np.ndarray
-    dts: np.ndarray
     packet: np.ndarray
     start: np.ndarray
     times: np.ndarray
@@ -47,77 +40,6 @@ class FrameIndex:
 
     def __len__(self) -> int:
         return len(self.times)
-
-
-@dataclass(frozen=True, eq=False)
-class Packets:
-    """The packets of a stream in decode order; a missing time is :data:`MISSING`."""
-
-    pts: np.ndarray
-    dts: np.ndarray
-    key: np.ndarray
-    discard: np.ndarray
-    duration: int
-    """Of the last packet in presentation order, in the time base; 0 if unknown."""
-    held: list[Packet] | None
-    """The packets themselves; None where they are too many bytes to keep."""
-
-
-MISSING = np.iinfo(np.int64).min
-_HELD_BYTES = 32 << 20
-
-
-def read_packets(
-    container: InputContainer,
-    stream: VideoStream,
-    path: str | os.PathLike[str],
-    limits: Limits,
-    progress: Callable[[], None],
-) -> Packets:
-    """Reads all packets once and decodes nothing; keeps those of a short video, so that they are not read again.
-
-    Raises:
-        VideoError: the file ends in the middle of a packet, has none, or more than ``limits`` allow.
-    """
-    _check_samples(stream, path, limits)
-    # In a transport stream the flag tells of a lost packet somewhere, and decoding goes on.
-    whole = container.format.name != "mpegts"
-    rows: list[tuple[int | None, int | None, bool, bool, int | None]] = []
-    held: list[Packet] = []
-    total = 0
-    demuxed: Any = container.demux(stream)
-    try:
-        for packet in demuxed:
-            progress()
-            size = packet.size
-            if size == 0:
-                continue
-            if whole and packet.is_corrupt:
-                raise VideoError(path, f"truncated or damaged: packet {len(rows)} of the video is incomplete")
-            if len(rows) == limits.max_frames:
-                raise VideoError(path, f"more than the {limits.max_frames:,} frames of max_frames")
-            rows.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.duration))
-            total += size
-            if total <= _HELD_BYTES:
-                held.append(packet)
-            elif held:
-                held = []
-    except FFMPEG_ERRORS as error:
-        raise VideoError(path, f"damaged after packet {len(rows)} of the video ({reason_of(error)})") from error
-    finally:
-        demuxed.close()  # PyAV 18.1 loses memory where its generator is dropped half-way
-    if not rows:
-        raise VideoError(path, "the video stream holds no frames")
-    pts, dts, key, discard, duration = zip(*rows, strict=True)
-    times = np.array([MISSING if time is None else time for time in pts], np.int64)
-    return Packets(
-        times,
-        np.array([MISSING if time is None else time for time in dts], np.int64),
-        np.array(key),
-        np.array(discard),
-        duration[int(times.argmax())] or 0,
-        held if total <= _HELD_BYTES else None,
-    )
 
 
 def distrust(container: InputContainer, stream: VideoStream, packets: Packets) -> str | None:
@@ -157,9 +79,7 @@ def index_packets(packets: Packets, stream: VideoStream) -> FrameIndex:
         which[early] -= 1  # ends at packet 0, before which distrust() allows no frame
     pts = packets.pts[packet]
     times, duration = _seconds(pts, packets.duration, stream)
-    return FrameIndex(
-        packets.pts, packets.dts, packet, keys[which], times, duration, {int(p): i for i, p in enumerate(pts)}
-    )
+    return FrameIndex(packet, keys[which], times, duration, {int(p): i for i, p in enumerate(pts)})
 
 
 def index_counted(pts: Sequence[int | None], packets: Packets, stream: VideoStream) -> FrameIndex:
@@ -171,7 +91,7 @@ def index_counted(pts: Sequence[int | None], packets: Packets, stream: VideoStre
         times, duration = np.arange(len(known)) / rate, len(known) / rate
     else:
         times, duration = _seconds(known, packets.duration, stream)
-    return FrameIndex(packets.pts, packets.dts, empty, empty, times, duration)
+    return FrameIndex(empty, empty, times, duration)
 
 
 def decode_runs(index: FrameIndex, wanted: np.ndarray) -> list[tuple[int, int, set[int]]]:
@@ -196,18 +116,3 @@ def _seconds(pts: np.ndarray, last: int, stream: VideoStream) -> tuple[np.ndarra
     times = (pts - pts[0]) * tick
     rate = stream.average_rate or stream.guessed_rate
     return times, float(times[-1]) + (last * tick or (1 / float(rate) if rate else 0.0))
-
-
-def _check_samples(stream: VideoStream, path: str | os.PathLike[str], limits: Limits) -> None:
-    """An mp4's index names the bytes of each frame: all of them must be in the file."""
-    if stream.container.format.name != TRUSTED_CONTAINERS[0]:
-        return
-    size = os.path.getsize(path)
-    total = len(stream.index_entries)
-    if total > limits.max_frames:  # before they are walked over
-        raise VideoError(path, f"more than the {limits.max_frames:,} frames of max_frames")
-    if total > size:
-        raise VideoError(path, f"damaged: its index names {total:,} frames in {size} bytes")
-    outside = sum(entry.pos + entry.size > size for entry in stream.index_entries)
-    if outside:
-        raise VideoError(path, f"truncated: {total - outside} of {total} frames are in the file ({size} bytes)")

@@ -93,9 +93,9 @@ def unfit(backend: str, decoder: PyAVDecoder) -> str | None:
         return f"{backend} does not mirror pictures"
     if decoder.codec == "h264" and not keys_are_idr(decoder):
         return f"{backend} is not exact for key frames that are no IDR (open groups of pictures, intra refresh)"
-    if backend == "decord" and len(decoder.container.streams.video) > 1:
+    if backend == "decord" and len(decoder.packets.container.streams.video) > 1:
         return "decord may choose another of several video streams"
-    if backend == "decord" and len(decoder.index.pts) != decoder.num_frames:
+    if backend == "decord" and len(decoder.packets) != decoder.num_frames:
         return "decord ignores edit lists"
     return None
 
@@ -104,7 +104,7 @@ def keys_are_idr(decoder: PyAVDecoder) -> bool:
     """Whether every key frame of an H.264 stream forgets all frames before it (NAL unit type 5)."""
     extra = decoder.stream.codec_context.extradata or b""
     length_size = (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
-    packets = itertools.islice(decoder.packets_from(0), len(decoder.index.pts))
+    packets = itertools.islice(decoder.packets.start_at(0), len(decoder.packets))
     return all(5 in nal_types(bytes(packet), length_size) for _, packet in packets if packet.is_keyframe)
 
 

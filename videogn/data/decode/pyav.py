@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from videogn.data.decode.index import (
-    MISSING,
-    FrameIndex,
-    decode_runs,
-    distrust,
-    index_counted,
-    index_packets,
-    read_packets,
-)
-from videogn.data.decode.opening import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, open_video, reason_of
+from videogn.data.decode.index import FrameIndex, decode_runs, distrust, index_counted, index_packets
+from videogn.data.decode.opening import DEFAULT_LIMITS, FFMPEG_ERRORS, Limits, reason_of
+from videogn.data.decode.packets import PacketReader
 from videogn.data.decode.rgb import displayed_size, orientation, thread_converter
 from videogn.data.view import ChooseView, ViewWriter, whole
 from videogn.errors import VideoError
 
 if TYPE_CHECKING:
-    from av.packet import Packet
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 
 class PyAVDecoder:
@@ -42,6 +34,7 @@ class PyAVDecoder:
         progress: called for every packet that is read or decoded.
 
     Attributes:
+        packets: what is decoded.
         num_frames: frames that a full decode shows.
         counted: why frames are counted from the start of the stream; None if they are sought.
         codec: FFmpeg's name, such as ``h264``.
@@ -60,16 +53,14 @@ class PyAVDecoder:
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
-        self.limits = limits
         self._progress = progress
-        self._reading: Any = None
-        self._open()
+        self.packets = PacketReader(path, limits, progress)
+        self._primed: VideoStream | None = None
         try:
             self.codec: str = self.stream.codec_context.codec.canonical_name
-            self.container_name: str = self.container.format.name.split(",")[0]
+            self.container_name: str = self.packets.container.format.name.split(",")[0]
             self.pix_fmt: str = self.stream.codec_context.pix_fmt or "unknown"
-            self._packets = read_packets(self.container, self.stream, path, limits, progress)
-            self.counted = distrust(self.container, self.stream, self._packets)
+            self.counted = distrust(self.packets.container, self.stream, self.packets.listed)
             self._index: FrameIndex | None = None
             self._flaw: VideoError | None = None
             self.num_frames = num_frames if num_frames is not None and self.counted else len(self.index)
@@ -78,15 +69,18 @@ class PyAVDecoder:
             raise
 
     def close(self) -> None:
-        self._end_demux()
-        self.container.close()
+        self.packets.close()
+
+    @property
+    def stream(self) -> VideoStream:
+        return self.packets.stream
 
     @property
     def index(self) -> FrameIndex:
         """Which packet holds which frame; for a counted file, built by decoding all of it once."""
         if self._index is None:
             counted = self.counted is not None
-            self._index = self._count() if counted else index_packets(self._packets, self.stream)
+            self._index = self._count() if counted else index_packets(self.packets.listed, self.stream)
         return self._index
 
     def _count(self) -> FrameIndex:
@@ -100,7 +94,7 @@ class PyAVDecoder:
                 self._flaw = self._flaw or error
         if not pts:
             raise VideoError(self.path, "no frame can be decoded")
-        return index_counted(pts, self._packets, self.stream)
+        return index_counted(pts, self.packets.listed, self.stream)
 
     def read(self, indices: np.ndarray, choose: ChooseView = whole) -> torch.Tensor:
         """Frames by number.
@@ -190,10 +184,10 @@ class PyAVDecoder:
         frame_of_pts = self.index.frame_of_pts
         skipping = False
         number = start
-        if start > 0 and self.codec == "h264" and not self._primed:
+        if start > 0 and self.codec == "h264" and self._primed is not self.stream:
             self._prime()
         try:
-            for number, packet in self.packets_from(start):
+            for number, packet in self.packets.start_at(start):
                 context = self.stream.codec_context
                 if self.codec == "h264" and skipping != (frame_of_pts.get(packet.pts, -1) not in numbers):
                     # No frame is predicted from a non-reference frame, so the decoder may drop those nobody wants.
@@ -219,51 +213,6 @@ class PyAVDecoder:
             self.stream.codec_context.skip_frame = "DEFAULT"
             self.stream.codec_context.flush_buffers()
 
-    def packets_from(self, start: int) -> Iterator[tuple[int, Packet]]:
-        """(number, packet) from packet ``start`` on, or from packet 0 where no seek leads to ``start`` or before it."""
-        if self._packets.held is not None:
-            yield from enumerate(self._packets.held[start:], start)
-            raise VideoError(self.path, f"ends before packet {len(self.index.pts)}")
-        number, packets = self._seek(start)
-        for number, packet in enumerate(packets, number):  # noqa: B020
-            if packet.size == 0:
-                break
-            if number >= len(self.index.pts) or packet.pts != self.index.pts[number]:
-                raise VideoError(self.path, f"packet {number} differs from one reading to the next")
-            if number >= start:
-                yield number, packet
-        raise VideoError(self.path, f"ends before packet {len(self.index.pts)}")
-
-    def _seek(self, start: int) -> tuple[int, Iterator[Packet]]:
-        """The packets from some packet at or before ``start``, and the number of the first of them."""
-        for target in (int(self.index.pts[start]), int(self.index.dts[start])):
-            try:
-                self.container.seek(target, stream=self.stream)
-                packets = self._demux()
-                first = next(packets, None)
-            except FFMPEG_ERRORS:
-                continue
-            if first is None:
-                continue
-            dts = MISSING if first.dts is None else first.dts
-            at = np.flatnonzero((self.index.pts == first.pts) & (self.index.dts == dts))
-            if len(at) == 1 and at[0] <= start:
-                return int(at[0]), itertools.chain([first], packets)
-        self._reopen()
-        return 0, self._demux()
-
-    def _demux(self) -> Iterator[Packet]:
-        """All packets from here on, and an empty one at the end."""
-        self._end_demux()
-        self._reading = self.container.demux(self.stream)
-        return self._reading
-
-    def _end_demux(self) -> None:
-        # PyAV 18.1 loses memory (150 bytes) where its generator is dropped half-way and not closed.
-        if self._reading is not None:
-            self._reading.close()
-            self._reading = None
-
     def _decode_counting(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         missing = set(wanted.tolist())
         last = int(wanted[-1])
@@ -277,10 +226,9 @@ class PyAVDecoder:
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every frame from the first, as ``ffmpeg`` shows them."""
-        self._reopen()
         shown = 0
         try:
-            for packet in self._demux():
+            for packet in self.packets.all():
                 self._progress()
                 try:
                     frames = self.stream.codec_context.decode(packet)
@@ -300,19 +248,11 @@ class PyAVDecoder:
         The encoder's version stands there alone, and FFmpeg needs it to decode old x264 streams as they were meant
         (4:4:4 above all). For 4:2:0 the headers do, and no picture is decoded.
         """
-        _, packet = next(self.packets_from(0))
+        _, packet = next(self.packets.start_at(0))
         context = self.stream.codec_context
         context.skip_frame = "ALL" if self.pix_fmt in ("yuv420p", "yuvj420p") else "DEFAULT"
         context.decode(packet)
         context.decode(None)
         context.flush_buffers()
         context.skip_frame = "DEFAULT"
-        self._primed = True
-
-    def _open(self) -> None:
-        self.container, self.stream = open_video(self.path, self.limits)
-        self._primed = False
-
-    def _reopen(self) -> None:
-        self.close()
-        self._open()
+        self._primed = self.stream
