@@ -46,7 +46,7 @@ def assert_self_contained(page: str) -> None:
     parsed = Page(page)
     for tag, attributes in parsed.elements:
         assert not {"src", "href", "srcset", "action", "data"} & set(attributes) or re.match(
-            r"#|data:image/jpeg;base64,", attributes.get("src") or attributes.get("href") or ""
+            r"#|data:image/(jpeg|svg\+xml);base64,", attributes.get("src") or attributes.get("href") or ""
         ), (tag, attributes)
         assert not any(name.startswith("on") for name in attributes)
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")

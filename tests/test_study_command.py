@@ -80,6 +80,9 @@ def test_a_study_that_is_killed_leaves_no_process_and_goes_on(place):
     assert {"curves.csv", "table.csv", "table.md", "study.json", "study.html", "error.svg", "error.png"} <= made
     assert json.loads((output / "study.json").read_text())["devices"] == ["cpu"]
     assert not list(place.glob("runs/study/cells/*/version_*/checkpoints"))
+    shown = ["report", str(place / "runs/study/cells" / rows[0]["folder"]), "--study", str(output), "-o"]
+    assert main([*shown, str(place / "page.html")]) == 0
+    assert (place / "page.html").read_text().count("data:image/svg+xml") == len(list(output.glob("*.svg"))) >= 2
     assert (place / "runs" / "study" / "cells" / rows[0]["folder"] / "config.yaml").exists()
 
 

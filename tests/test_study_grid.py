@@ -175,6 +175,25 @@ def test_cells_start_from_the_weights_of_their_value(write):
     assert starts == {str(weights["bn"].folder / "version_0" / "checkpoints" / "last.ckpt")}
 
 
+def test_a_folder_of_studies_can_be_moved(write, tmp_path):
+    """Weights of a pre-training are told apart by what made them, not by where they lie."""
+    given = {"axis": "norm", "options": {"data.root": "first"}}
+    path = write(pretraining=given)
+
+    def names(path, folder):
+        study = read_study(path, {}, str(folder))
+        weights = pretraining_runs(study)
+        runs = [*weights.values(), *result_runs(study, weights, {})]
+        return [run.folder.name for run in runs]
+
+    here = names(path, "runs")
+    assert names(path, tmp_path / "elsewhere") == here
+    (tmp_path / "shared/cells" / f"another-name-{here[0].rpartition('-')[2]}").mkdir(parents=True)
+    assert names(path, tmp_path / "shared")[1:] == here[1:]
+    others = names(write(pretraining={**given, "seed": 7}), "runs")
+    assert not set(others) & set(here)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -166,6 +166,42 @@ def test_captions_state_the_rates_that_were_chosen():
     assert "on seed 0, which is among those of the table" in text
 
 
+def test_only_cells_that_choose_a_rate_are_listed_with_it():
+    study = replace(batch_study(), rates=Rates((0.003, 0.01), 9, {"batch_size": "8"}))
+    bn, *others = (replace(result, lr=0.01) for result in make_results(study, errors))
+    others = [replace(result, lr=0.003 if result.cell.values["norm"] == "gn" else 0.01) for result in others]
+    assert bn.cell.text() == "bn, 8"
+    assert "Chosen: 0.01 with SGD (bn, 8; brn, 8); 0.003 with SGD (gn, 8)." in markdown(study, [bn, *others])
+
+
+def test_shares_of_whole_videos_are_rounded_as_such():
+    """102 of 160 videos are 63.75 %; 100 * 0.6375 is a little less."""
+    study = make_study({"norm": ["bn"]}, seeds=[0])
+    results = make_results(study, lambda values, seed: 36.25)
+    outcome = replace(results[0].outcomes[0], scores={**results[0].outcomes[0].scores, "top1": 102 / 160})
+    result = replace(results[0], outcomes=(outcome,))
+    assert (result.scores("top1"), outcome.error) == ([63.75], 36.25)
+    assert rows(markdown(study, [result]))[1][1].startswith("63.8 / ")
+
+
+def test_top_5_of_five_classes_is_left_out():
+    study = make_study({"norm": ["bn", "gn"]})
+
+    def of_classes(*counts):
+        cells = zip(study.cells, counts, strict=True)
+        return replace(study, cells=tuple(replace(cell, config={"model": {"num_classes": n}}) for cell, n in cells))
+
+    five, six = of_classes(5, 5), of_classes(5, 6)
+    text = markdown(five, make_results(five, errors))
+    assert text.startswith("**Made-up results.** Top-1 accuracy per video in %.")
+    assert rows(text)[1] == ["bn", "78.0 (76.0 to 80.0)"]
+    assert "Here: no top-5, which is 100 % with five classes or fewer." in text
+    text = markdown(six, make_results(six, errors))
+    assert "Top-1 / top-5" in text
+    assert "bn: no top-5" in text
+    assert rows(text)[1:] == [["bn", "78.0 (76.0 to 80.0)"], ["gn", "88.0 (86.0 to 90.0) / 98.0 (96.0 to 100.0)"]]
+
+
 def test_captions_state_that_pre_training_is_no_part_of_the_spread():
     own = Pretraining("norm", {}, {"brn": "bn", "frozen_bn": "bn"}, 3)
     study = make_study({"norm": ["bn", "gn", "brn", "frozen_bn"]}, pretraining=own)

@@ -36,6 +36,11 @@ def add_report_command(commands: Any) -> None:
         help="where the videos of the mistakes may be opened to show their frames, whatever else the files of a run "
         "name; may be given several times (default: none is opened)",
     )
+    report.add_argument(
+        "--study",
+        metavar="FOLDER",
+        help="of tables and figures that `videogn study` wrote, such as runs/study/NAME; its figures are shown too",
+    )
     report.add_argument("--title", help="of the page (default: the names of the runs)")
     report.set_defaults(run=_report)
 
@@ -43,5 +48,12 @@ def add_report_command(commands: Any) -> None:
 def _report(options: argparse.Namespace) -> int:
     from videogn.report.page import write_report
 
-    write_report(options.runs, options.output, sheets=options.sheets, title=options.title, videos_in=options.videos)
+    write_report(
+        options.runs,
+        options.output,
+        sheets=options.sheets,
+        title=options.title,
+        videos_in=options.videos,
+        study=options.study,
+    )
     return 0

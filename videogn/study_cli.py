@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import yaml
 from videogn.data.files import cannot_write, write_atomically
 from videogn.errors import UsageError
 from videogn.stopping import REQUESTS, Stopped
-from videogn.study.environment import command_line, environment
+from videogn.study.environment import command_line, environment, write_record
 from videogn.study.file import read_study
 from videogn.study.grid import Study
 from videogn.study.outcomes import CellResult, Outcome, cell_results, read_outcome
@@ -181,13 +180,13 @@ def _write(
     made_with = environment(command, [outcome for outcome in outcomes if outcome.status == "done"])
     claims = test_claims(study.claims, results)
     write_tables(study, results, output)
+    figures = write_figures(study, results, output)
+    write_record(study, made_with, figures, output)
     try:
-        write_atomically(str(output / "study.json"), [json.dumps({"study": study.name, **made_with}, indent=1), "\n"])
         if claims:
             write_atomically(str(output / "claims.md"), [claims_markdown(claims), "\n"])
     except OSError as error:
         raise cannot_write(str(output), error) from error
-    figures = write_figures(study, results, output)
     page = write_page(study, results, claims, figures, output, made_with)
     print(markdown(study, results))
     if claims:

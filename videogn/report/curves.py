@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from videogn.errors import UsageError
 
 METRICS_FILE = "metrics.csv"
 _AXES = ("step", "epoch")
+_PERCENTILE = re.compile(r"features/p(\d{1,3})")
 _MOST_STEPS = 2**53  # exact as a float
 
 
@@ -68,6 +70,12 @@ def read_curves(folder: str) -> dict[str, Curve]:
     except csv.Error as error:
         raise UsageError(f"{path}: is not a table of comma-separated values ({error})") from error
     return {name: _curve(points) for name, points in found.items()}
+
+
+def percentiles(curves: Mapping[str, Curve]) -> dict[int, Curve]:
+    """The curves that :class:`~videogn.callbacks.FeaturePercentiles` logged, by percentile, from the highest down."""
+    found = {int(match[1]): curves[name] for name in curves if (match := _PERCENTILE.fullmatch(name))}
+    return {p: found[p] for p in sorted(found, reverse=True) if np.isfinite(found[p].values).any()}
 
 
 def _curve(points: Mapping[int, tuple[float, float]]) -> Curve:

@@ -14,6 +14,7 @@ from videogn.report.numbers import Numbers, compute
 from videogn.report.runs import read_runs
 from videogn.report.shell import shell, written
 from videogn.report.statistics import Interval
+from videogn.report.studies import StudyFigures, read_figures, study_figures
 
 DEFAULT_NAME = "report.html"
 
@@ -25,6 +26,7 @@ def write_report(
     sheets: int = 12,
     title: str | None = None,
     videos_in: Sequence[str] = (),
+    study: str | None = None,
 ) -> str:
     """Writes the page about some runs, whole or not at all, and prints its path and the scores.
 
@@ -35,13 +37,14 @@ def write_report(
         title: of the page; None names the runs.
         videos_in: folders in which videos may be opened. The files of a run, which may come from anyone, name videos
             anywhere; without a folder none is opened, and no frames are shown.
+        study: output folder of a study, whose figures the page shows too.
 
     Returns:
         The path of the page.
 
     Raises:
         UsageError: folders that are not evaluated runs, a number of sheets below 0, a folder of videos that is
-            none, or an output that cannot be written.
+            none, a folder of a study without figures, or an output that cannot be written.
     """
     if sheets < 0:
         raise UsageError(f"--sheets: expected 0 or more, found {sheets}")
@@ -51,6 +54,7 @@ def write_report(
                 f"--videos: expected the folder of the videos that were evaluated, found no folder {folder}"
             )
     _check_output(output)
+    figures = read_figures(study) if study is not None else None
     found = read_runs(runs)
     path = output or os.path.join(found[0].folder, DEFAULT_NAME)
     if not os.access(os.path.dirname(path) or ".", os.W_OK):
@@ -60,7 +64,8 @@ def write_report(
             newest = f"{os.path.basename(run.folder)} is its newest version with an evaluation"
             print(f"{plain(run.given)}: {newest}; name others as runs of their own")
     numbers = compute(found)
-    page = render(numbers, sheets=sheets, title=title or " · ".join(numbers.names), videos_in=videos_in)
+    title = title or " · ".join(numbers.names)
+    page = render(numbers, sheets=sheets, title=title, videos_in=videos_in, study=figures)
     try:
         write_atomically(path, [page])
     except OSError as error:
@@ -86,13 +91,21 @@ def _check_output(output: str | None) -> None:
         raise UsageError(f"--output: {output}: expected a file in a folder that exists, found no folder {folder}")
 
 
-def render(numbers: Numbers, *, sheets: int, title: str, videos_in: Sequence[str] = ()) -> str:
+def render(
+    numbers: Numbers,
+    *,
+    sheets: int,
+    title: str,
+    videos_in: Sequence[str] = (),
+    study: StudyFigures | None = None,
+) -> str:
     """The page: HTML with its style, script, data and pictures in it."""
     sections = [
         ("runs", "Runs", overview.what_runs(numbers)),
         ("scores", "Scores", overview.headlines(numbers)),
         ("compared", "Runs compared video by video", overview.paired(numbers)),
         ("curves", "Training curves", plots.training_curves(numbers)),
+        *([("features", "Feature percentiles", features)] if (features := plots.feature_percentiles(numbers)) else []),
         ("clips-section", "Accuracy against number of clips", plots.clips(numbers)),
         ("calibration", "Calibration", plots.calibration(numbers)),
         ("per-class", "Accuracy per class", classes.per_class(numbers)),
@@ -101,6 +114,7 @@ def render(numbers: Numbers, *, sheets: int, title: str, videos_in: Sequence[str
         ("mistakes", "Most confident mistakes", videos.mistakes(numbers, sheets, videos_in)),
         ("failed", "Failed videos", videos.failed(numbers)),
         ("memory", "Memory and speed", cost.cost(numbers)),
+        *([("study", "Study", study_figures(study))] if study else []),
     ]
     about = (
         f"{plural(len(numbers.scored), 'run')}, {plural(len(numbers.runs[0].class_names), 'class')}, written\n"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from videogn.report.charts import MOST_POINTS, Line, legend, lines, reliability
+from videogn.report.curves import percentiles
 from videogn.report.markup import Cell, figure, missing, number, percent, table, text, thinned, value
 from videogn.report.numbers import Numbers
 from videogn.report.overview import interval, named
@@ -51,6 +52,27 @@ def training_curves(numbers: Numbers) -> str:
     return f'{legend(numbers.names)}<div class="plots">{"".join(figures)}</div>{notes}'
 
 
+def feature_percentiles(numbers: Numbers) -> str:
+    """Percentiles of a layer's features while the runs were trained, one plot per run; empty where none logged them."""
+    logged = [(run, percentiles(run.curves)) for run in numbers.runs]
+    names = sorted({p for _, found in logged for p in found}, reverse=True)
+    if not names:
+        return ""
+    figures = []
+    for position, (run, found) in enumerate(logged):
+        if not found:
+            continue
+        shown = [Line(names.index(p), c.steps.tolist(), c.values.tolist()) for p, c in found.items()]
+        label = f"Percentiles of features against optimiser steps of {run.name}"
+        svg = lines(f"features{position}", label, shown, "optimiser steps", "features")
+        head = ["step", *(f"percentile {p}" for p in found)]
+        figures.append(figure(run.name, "", svg, _table(head, shown, f"Features of {text(run.name)}", 3)))
+    without = [run.name for run, found in logged if not found]
+    notes = missing(f"Not logged by {', '.join(without)}.") if without else ""
+    marks = legend([f"percentile {p}" for p in names])
+    return f'{marks}<div class="plots">{"".join(figures)}</div>{notes}'
+
+
 def _curve(run: Run, name: str) -> Curve | None:
     """A column by its name; of those that only begin with it, such as one per parameter group, the first."""
     matching = [c for c in sorted(run.curves) if c == name or (name.endswith("-") and c.startswith(name))]
@@ -59,6 +81,12 @@ def _curve(run: Run, name: str) -> Curve | None:
 
 
 def _curve_table(runs: Sequence[Run], shown: Sequence[Line], title: str, axis: str, digits: int) -> str:
+    head = ["step", *(named(line.run, runs[line.run]) for line in shown)]
+    return _table(head, shown, f"{text(title)}: {text(axis)}", digits)
+
+
+def _table(head: Sequence[str], shown: Sequence[Line], caption: str, digits: int) -> str:
+    """The numbers of curves: HTML heads, a row for each step, thinned where there are many."""
     steps = sorted({step for line in shown for step in line.x})
     kept = thinned(steps, MOST_ROWS)
     values = [dict(zip(line.x, line.y, strict=True)) for line in shown]
@@ -66,8 +94,7 @@ def _curve_table(runs: Sequence[Run], shown: Sequence[Line], title: str, axis: s
         [number(step), *(value(number(of.get(step), digits), of.get(step)) for of in values)] for step in kept
     ]
     thin = f", {len(kept)} of {len(steps):,} steps" if len(kept) < len(steps) else ""
-    head = ["step", *(named(line.run, runs[line.run]) for line in shown)]
-    return table(head, rows, f"{text(title)}: {text(axis)}{thin}")
+    return table(head, rows, f"{caption}{thin}")
 
 
 def clips(numbers: Numbers) -> str:

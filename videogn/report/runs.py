@@ -13,6 +13,7 @@ from videogn.errors import UsageError
 from videogn.report.curves import METRICS_FILE, Curve, read_curves
 from videogn.report.naming import described, distinguished
 from videogn.report.records import MAKE, has_evaluation, read_evaluation, read_training
+from videogn.report.studies import STUDY_FILE
 from videogn.results import EVALUATION_FILE, PREDICTIONS_FILE, TRAINING_FILE, Evaluation, Training, VideoResult
 from videogn.spec import ClipSpec
 
@@ -107,6 +108,11 @@ def _version(given: str) -> str:
     if others and not numbers:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         message = f"{given}: is not a run but holds runs; name those to report: {' '.join(others[:_NAMED])}{more}"
+    if os.path.isfile(os.path.join(given, STUDY_FILE)):
+        message = (
+            f"{given}: the folder of a study, whose page is study.html in it. Name runs, such as those below `cells` "
+            f"beside it, and the study as --study {given} to show its figures with them."
+        )
     raise UsageError(message)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from videogn.study.grid import Cell, Study
 from videogn.study.options import option
 from videogn.study.outcomes import CellResult
+from videogn.study.runs import deciding_cell
 from videogn.study.series import words
 
 _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
@@ -15,7 +16,21 @@ _OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 def captions(study: Study, results: Sequence[CellResult]) -> list[str]:
     """Paragraphs beneath the table, in Markdown; the study's notes are the last."""
     how = [_seeds(study), _learning_rates(study, results), *_weights(study), _samples(results)]
-    return [*how, *_sources(study), *study.notes]
+    return [*how, *_top5(study), *_sources(study), *study.notes]
+
+
+def has_top5(cell: Cell) -> bool:
+    """Whether top-5 says anything: among five classes or fewer it is always right."""
+    classes = option(cell.config, "model.num_classes")
+    return not isinstance(classes, int) or classes > 5
+
+
+def _top5(study: Study) -> list[str]:
+    without = [cell.text() for cell in study.cells if not has_top5(cell)]
+    if not without:
+        return []
+    where = "Here" if len(without) == len(study.cells) else "; ".join(without)
+    return [f"{where}: no top-5, which is 100 % with five classes or fewer."]
 
 
 def sources(study: Study) -> dict[str, int]:
@@ -36,7 +51,7 @@ def _seeds(study: Study) -> str:
 def _learning_rates(study: Study, results: Sequence[CellResult]) -> str:
     rates = {tuple(result.cell.values.items()): result.lr for result in results}
     rules: dict[str, list[str]] = {}
-    for cell in study.cells:
+    for cell in (cell for cell in study.cells if deciding_cell(study, cell) is cell):
         lr = rates.get(tuple(cell.values.items()))
         open_yet = study.rates is not None and lr not in study.rates.values
         rules.setdefault("not yet" if open_yet else _rule(cell, lr), []).append(cell.text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,9 +92,10 @@ def errors(series: Sequence[Series], categories: Sequence[str], x_label: str) ->
 
 
 def features(panels: Sequence[Panel]) -> Figure:
-    """Percentiles of features against steps, a panel for each cell, all of the same height of values."""
+    """Percentiles of features against steps, a panel for each cell; see :func:`same_scale`."""
     columns = min(len(panels), 3)
-    figure, plots = _grid(panels, columns=columns, height=2.2 if columns > 1 else 3.3, share_x=False)
+    height = 2.2 if columns > 1 else 3.3
+    figure, plots = _grid(panels, columns=columns, height=height, share_x=False, share_y=same_scale(panels))
     for plot, panel in zip(plots, panels, strict=True):
         for series in panel.series:
             look = style(series.number)
@@ -104,6 +106,12 @@ def features(panels: Sequence[Panel]) -> Figure:
     drawn = [series for panel in panels for series in panel.series]
     _legend(figure, _handles(drawn, marker=False))
     return figure
+
+
+def same_scale(panels: Sequence[Panel]) -> bool:
+    """Whether the values of all panels can be read on one axis: the widest reach at most five times the narrowest."""
+    reach = [max(abs(value) for one in panel.series for value in (*one.low, *one.high)) for panel in panels]
+    return max(reach) <= 5 * min(reach)
 
 
 def reported_and_here(pairs: Sequence[Pair]) -> Figure:
@@ -134,15 +142,17 @@ def reported_and_here(pairs: Sequence[Pair]) -> Figure:
     return figure
 
 
-def _grid(panels: Sequence[Panel], columns: int, height: float, share_x: bool) -> tuple[Figure, list[Axes]]:
+def _grid(
+    panels: Sequence[Panel], columns: int, height: float, share_x: bool, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
     rows = math.ceil(len(panels) / columns)
     size = (_WIDTH, 0.7 + height * rows)
     figure = Figure(figsize=size, layout="constrained")
-    every = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False).ravel().tolist()
+    every = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False).ravel().tolist()
     for plot in every[len(panels) :]:
         plot.remove()
     for plot, panel in zip(every, panels, strict=False):
-        plot.set_title(_short(panel.title, 66 // columns), fontsize=11)
+        plot.set_title(_in_two_lines(panel.title, 66 // columns), fontsize=11)
     return figure, every[: len(panels)]
 
 
@@ -196,6 +206,10 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
         handlelength=2.6,
         columnspacing=1.4,
     )
+
+
+def _in_two_lines(label: str, longest: int) -> str:
+    return "\n".join(textwrap.wrap(plain(label), longest, max_lines=2, placeholder="…"))
 
 
 def _short(label: str, longest: int = _LONGEST) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videogn.data.cores import available_cores
+from videogn.data.files import cannot_write, write_atomically
+from videogn.report.studies import STUDY_FILE
+from videogn.study.grid import Study
 from videogn.study.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from videogn.study.figures import StudyFigure
 
 _PACKAGES = ("videogn", "torch", "lightning", "av")
 
@@ -36,6 +43,20 @@ def environment(command: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "versions": sorted(versions) or [f"{name} {version(name)}" for name in _PACKAGES],
         "run_hours": round(sum(o.seconds for o in taken) / 3600, 2),
     }
+
+
+def write_record(study: Study, made_with: Mapping[str, Any], figures: Sequence[StudyFigure], output: Path) -> None:
+    """Writes ``study.json``: name and title, what :func:`environment` says, and the figures, which reports can show.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    shown = [{"name": figure.name, "title": figure.title, "caption": figure.caption} for figure in figures]
+    about = {"study": study.name, "title": study.title, **made_with, "figures": shown}
+    try:
+        write_atomically(str(output / STUDY_FILE), [json.dumps(about, indent=1), "\n"])
+    except OSError as error:
+        raise cannot_write(str(output), error) from error
 
 
 def cpu_name() -> str:

@@ -157,6 +157,8 @@ def _features(study: Study, results: Sequence[CellResult], folder: Path) -> Stud
         "Percentiles of one layer's features on training batches, of one run of each cell: its first seed that logged "
         "them."
     )
+    if not drawings.same_scale(panels):
+        caption += " The scales differ."
     if len(every) > len(panels):
         caption += f" The first {len(panels)} of {len(every)} cells that logged them."
     labels = sorted({(s.number, s.label) for panel in panels for s in panel.series})

@@ -44,7 +44,7 @@ class Outcome:
     @property
     def error(self) -> float:
         """Top-1 error per video in %, of the last validation."""
-        return 100.0 * (1.0 - self.scores["top1"])
+        return round(100.0 - percent(self.scores["top1"]), 9)
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,17 @@ class CellResult:
 
     def scores(self, name: str) -> list[float]:
         """One score of each finished run, in %: ``top1``, ``top5``, ``clip_top1``, ``clip_top5``."""
-        return [100.0 * outcome.scores[name] for outcome in self.outcomes]
+        return [percent(outcome.scores[name]) for outcome in self.outcomes]
 
     @property
     def errors(self) -> dict[int, float]:
         """Seed -> top-1 error per video in %."""
         return {outcome.run.seed: outcome.error for outcome in self.outcomes}
+
+
+def percent(share: float) -> float:
+    """Equal for equal counts of videos, whatever is subtracted from it: 0.6375 is 63.75, not 63.74999999999999."""
+    return round(100.0 * share, 9)
 
 
 def read_outcome(run: Run) -> Outcome:

@@ -17,7 +17,7 @@ from videogn.study.figures import StudyFigure
 from videogn.study.grid import Study
 from videogn.study.outcomes import CellResult, Outcome
 from videogn.study.series import listed, words
-from videogn.study.table import table_rows
+from videogn.study.table import accuracies, table_rows
 
 PAGE_FILE = "study.html"
 
@@ -122,7 +122,8 @@ def _figures(figures: Sequence[StudyFigure]) -> str:
 def _table(study: Study, results: Sequence[CellResult]) -> str:
     head, rows = table_rows(study, results)
     caption = (
-        "Top-1 / top-5 accuracy per video in %: the median of a cell's runs, in brackets the lowest and the highest."
+        f"{accuracies(study)} accuracy per video in %: the median of a cell's runs, in brackets the lowest and the "
+        "highest."
     )
     return table(list(map(text, head)), [[text(cell) for cell in row] for row in rows], caption)
 

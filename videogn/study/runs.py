@@ -23,7 +23,8 @@ class Run:
         seed: ``seed_everything``.
         lr: ``model.recipe.lr``; None where it is not set, or not chosen yet.
         config: the whole configuration but for its folder.
-        folder: of this run alone: its name ends in a digest of the configuration.
+        folder: of this run alone: its name ends in a digest of the configuration, in which the digest of a pre-training
+            stands for the place of its weights, so that a study's folder can be moved.
     """
 
     cell: Cell
@@ -44,6 +45,10 @@ class Run:
         """What others start from when this run is done."""
         return self.folder / "version_0" / "checkpoints" / "last.ckpt"
 
+    @property
+    def digest(self) -> str:
+        return self.folder.name.rpartition("-")[2]
+
 
 def pretraining_runs(study: Study) -> dict[str, Run]:
     """The runs whose weights the cells start from, by the value of their axis; none where the study has none."""
@@ -54,7 +59,7 @@ def pretraining_runs(study: Study) -> dict[str, Run]:
     for value in study.axes[own.axis]:
         if value not in own.uses:
             cell = study.select({own.axis: value})[0]
-            found[value] = _run(study, cell, "pretraining", own.seed, None, own.options)
+            found[value] = _run(study, cell, "pretraining", own.seed, None, own.options, None)
     return {value: found[own.uses.get(value, value)] for value in study.axes[own.axis]}
 
 
@@ -64,7 +69,7 @@ def rate_runs(study: Study, weights: Mapping[str, Run]) -> list[Run]:
         return []
     own = study.rates
     return _each_once(
-        _run(study, cell, "rate", own.seed, lr, merged(_initial(study, cell, weights), own.options))
+        _run(study, cell, "rate", own.seed, lr, own.options, _weights(study, cell, weights))
         for cell in study.cells
         if deciding_cell(study, cell) is cell
         for lr in own.values
@@ -88,7 +93,7 @@ def result_runs(study: Study, weights: Mapping[str, Run], rates: Mapping[str, fl
 
     def run(cell: Cell, seed: int) -> Run:
         rate = rates.get(deciding_cell(study, cell).name)
-        found = _run(study, cell, "result", seed, rate, _initial(study, cell, weights))
+        found = _run(study, cell, "result", seed, rate, {}, _weights(study, cell, weights))
         return replace(found, lr=rate) if study.rates else found
 
     return _each_once(run(cell, seed) for seed in study.seeds for cell in study.cells)
@@ -97,21 +102,28 @@ def result_runs(study: Study, weights: Mapping[str, Run], rates: Mapping[str, fl
 def _each_once(runs: Iterable[Run]) -> list[Run]:
     """Cells that turn out to be the same have one folder, that of the first."""
     folders: dict[str, Path] = {}
-    return [replace(run, folder=folders.setdefault(digest(run.config), run.folder)) for run in runs]
+    return [replace(run, folder=folders.setdefault(run.digest, run.folder)) for run in runs]
 
 
-def _initial(study: Study, cell: Cell, weights: Mapping[str, Run]) -> Options:
-    own = study.pretraining
-    return {"model": {"init_from": str(weights[cell.values[own.axis]].weights)}} if own else {}
+def _weights(study: Study, cell: Cell, weights: Mapping[str, Run]) -> Run | None:
+    return weights[cell.values[study.pretraining.axis]] if study.pretraining else None
 
 
-def _run(study: Study, cell: Cell, purpose: Purpose, seed: int, lr: float | None, options: Options) -> Run:
+def _run(
+    study: Study, cell: Cell, purpose: Purpose, seed: int, lr: float | None, options: Options, weights: Run | None
+) -> Run:
     on_top: Options = {"seed_everything": seed}
     if lr is not None:
         on_top["model"] = {"recipe": {"lr": lr}}
-    config = merged(merged(cell.config, options), on_top)
+
+    def starting_from(place: str | None) -> Options:
+        initial = {"model": {"init_from": place}} if place else {}
+        return merged(merged(merged(cell.config, initial), options), on_top)
+
+    config = starting_from(str(weights.weights) if weights else None)
     name = f"{cell.name}_seed{seed}" if purpose == "result" else f"{cell.name}_{purpose}_seed{seed}"
-    folder = study.folder / "cells" / f"{name}-{digest(config)}"
+    own = digest(starting_from(weights.digest if weights else None))
+    folder = study.folder / "cells" / f"{name}-{own}"
     lr = option(config, "model.recipe.lr") if lr is None else lr
     return Run(cell, purpose, seed, lr, config, _existing(folder) or folder)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from videogn.report.charts import shortened
+from videogn.report.curves import percentiles
 from videogn.study.grid import Reported, Study
 from videogn.study.outcomes import CellResult, Outcome
 
-_PERCENTILE = re.compile(r"features/p(\d+)")
 _Points = tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]
 _WORDS = {"batch_size": "clips per batch", "clip": "clip (frames x stride)", "num_groups": "number of groups"}
 
@@ -175,9 +174,9 @@ def feature_panels(study: Study, results: Sequence[CellResult]) -> list[Panel]:
         found = next((curves for outcome in runs if (curves := _percentiles(outcome))), None)
         if found:
             chosen.append((result.cell.text(), found))
-    percentiles = sorted({p for _, found in chosen for p in found}, reverse=True)
+    numbered = sorted({p for _, found in chosen for p in found}, reverse=True)
     return [
-        Panel(title, tuple(Series(f"percentile {p}", i, *found[p]) for i, p in enumerate(percentiles) if p in found))
+        Panel(title, tuple(Series(f"percentile {p}", i, *found[p]) for i, p in enumerate(numbered) if p in found))
         for title, found in chosen
     ]
 
@@ -185,12 +184,10 @@ def feature_panels(study: Study, results: Sequence[CellResult]) -> list[Panel]:
 def _percentiles(outcome: Outcome) -> dict[int, _Points]:
     """Steps and values by percentile."""
     found: dict[int, _Points] = {}
-    for name, curve in outcome.curves.items():
-        match = _PERCENTILE.fullmatch(name)
+    for p, curve in percentiles(outcome.curves).items():
         finite = [math.isfinite(value) for value in curve.values.tolist()]
-        if match and any(finite):
-            steps, values = shortened(curve.steps[finite].tolist(), curve.values[finite].tolist())
-            found[int(match[1])] = tuple(steps.tolist()), tuple((value,) for value in values.tolist())
+        steps, values = shortened(curve.steps[finite].tolist(), curve.values[finite].tolist())
+        found[p] = tuple(steps.tolist()), tuple((value,) for value in values.tolist())
     return found
 
 

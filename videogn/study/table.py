@@ -15,10 +15,10 @@ import numpy as np
 
 from videogn.data.files import cannot_write, write_atomically
 from videogn.report.curves import Curve
-from videogn.study.captions import captions, sources
+from videogn.study.captions import captions, has_top5, sources
 from videogn.study.grid import Reported, Study
 from videogn.study.markdown import NONE, markdown_table
-from videogn.study.outcomes import CellResult, Outcome
+from videogn.study.outcomes import CellResult, Outcome, percent
 from videogn.study.series import words
 
 _PER_EPOCH = ("train/top1", "train/loss", "val/top1", "val/clip_top1")
@@ -64,7 +64,7 @@ def write_tables(study: Study, results: Sequence[CellResult], folder: Path) -> N
 
 def markdown(study: Study, results: Sequence[CellResult]) -> str:
     """:func:`table_rows` beneath the study's title, and what it takes to read them. No line break at its end."""
-    top = f"**{study.title}.** Top-1 / top-5 accuracy per video in %."
+    top = f"**{study.title}.** {accuracies(study)} accuracy per video in %."
     return "\n\n".join([top, markdown_table(*table_rows(study, results)), *captions(study, results)])
 
 
@@ -73,10 +73,16 @@ def table_rows(study: Study, results: Sequence[CellResult]) -> tuple[list[str], 
 
     A study of two axes is laid out as the paper's Table 8: a row for each value of ``study.lines``, a column for each
     of ``study.x``, top-1 / top-5 in each, with the published results beside the study's own. Any other study has a row
-    for each cell. Published results outside the grid have rows or columns too.
+    for each cell. Published results outside the grid have rows or columns too. Five classes or fewer have no top-5.
     """
     two = len(study.axes) == 2 and study.x != study.lines
     return (_crossed if two else _listed)(study, results)
+
+
+def accuracies(study: Study) -> str:
+    """What the numbers of :func:`table_rows` are: ``Top-1`` or ``Top-1 / top-5``."""
+    top5 = any(map(has_top5, study.cells)) or any(row.top5 is not None for row in study.reported)
+    return "Top-1 / top-5" if top5 else "Top-1"
 
 
 def _crossed(study: Study, results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
@@ -138,7 +144,8 @@ def _here(values: dict[str, str], results: Sequence[CellResult], study: Study) -
     result = next((result for result in results if result.cell.values == values), None)
     if result is None or not result.outcomes:
         return NONE
-    text = " / ".join(_spread(scores) for name in ("top1", "top5") if (scores := _scores(result, name)))
+    names = ("top1", "top5") if has_top5(result.cell) else ("top1",)
+    text = " / ".join(_spread(scores) for name in names if (scores := _scores(result, name)))
     if result.missing:
         text += f"; {len(result.outcomes)} of {len(result.outcomes) + result.missing} seeds"
     return text
@@ -156,7 +163,7 @@ def _spread(scores: Sequence[float]) -> str:
 
 def _run_row(outcome: Outcome) -> list[object]:
     run = outcome.run
-    scores = [_number(100 * outcome.scores[name]) if name in outcome.scores else "" for name in _SCORES]
+    scores = [_number(percent(outcome.scores[name])) if name in outcome.scores else "" for name in _SCORES]
     loss = outcome.scores.get("loss")
     return [
         *run.cell.values.values(),
