@@ -207,6 +207,19 @@ def test_another_batch_in_the_middle_of_an_epoch(stopped, tiny_config, tmp_path,
     assert "found 4" in error
 
 
+def test_other_videos_in_the_middle_of_an_epoch(stopped, tiny_config, tiny_data, tmp_path, capsys):
+    """As many as before, one with another name; the same names in another place are the same videos."""
+    shutil.copytree(stopped, tmp_path / "version_0")
+    elsewhere = shutil.copytree(tiny_data, tmp_path / "elsewhere")
+    first, *_ = sorted(elsewhere.glob("train/*/*.mp4"))
+    options = ("--data.root", str(elsewhere), "--ckpt_path", "last")
+    renamed = first.rename(first.with_name("other.mp4"))
+    assert run("fit", tiny_config, tmp_path, *OPTIONS, *options) == 2
+    assert "data.root: names and labels of these videos (hash): expected" in capsys.readouterr().err
+    renamed.rename(first)
+    assert run("fit", tiny_config, tmp_path, *OPTIONS, *options) == 0
+
+
 def test_processes_that_found_different_checkpoints(stopped, tiny_config, tmp_path, monkeypatch, capsys):
     """As on machines without a common disk: those without one would start anew, and wait for the others for ever."""
     shutil.copytree(stopped, tmp_path / "version_0")

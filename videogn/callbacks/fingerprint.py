@@ -1,4 +1,4 @@
-"""Everything that decides the result of an evaluation."""
+"""Everything that decides the result of an evaluation, and which videos a run trains on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
@@ -37,6 +38,12 @@ def what_decides(trainer: Trainer, module: Any, split: str) -> dict[str, Any]:
         "views in a forward pass": [data.eval_batch_size, module.clips_per_forward],
         "versions": {name: version(name) for name in VERSIONS},
     }
+
+
+def listed(index: Any) -> str:
+    """Hash of the videos' names and labels, in order; of no file, so that the videos may lie elsewhere."""
+    numbers = (np.ascontiguousarray(values, dtype="<i8").tobytes() for values in (index.offsets, index.labels))
+    return _hash((index.paths, *numbers))[:16]
 
 
 def _weights(module: Any) -> str:

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from videogn.callbacks import generators
 from videogn.callbacks.checkpoint_io import CheckpointFiles
 from videogn.callbacks.exchange import of_all
+from videogn.callbacks.fingerprint import listed
 from videogn.callbacks.loop_state import finish_restart, settle
 from videogn.callbacks.records import leaves_files, run_folder
 from videogn.checkpoint_files import FOLDER
@@ -269,14 +270,16 @@ def _check_same_order(trainer: Trainer, stored: dict[str, Any]) -> None:
             )
 
 
-def _order(trainer: Trainer) -> dict[str, int]:
+def _order(trainer: Trainer) -> dict[str, int | str]:
     """What decides which clips a batch has; nothing is known of data from elsewhere."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if not all(hasattr(data, name) for name in ("batch_size", "index", "seed")):
         return {}
+    videos = data.index("train")
     return {
         "data.batch_size x processes": data.batch_size * trainer.world_size,
-        "data.root: videos of the training split": len(data.index("train")),
+        "data.root: videos of the training split": len(videos),
+        "data.root: names and labels of these videos (hash)": listed(videos),
         "data.seed": data.seed,
     }
 
