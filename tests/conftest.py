@@ -19,6 +19,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True)
+def unblocked_signals():
+    """A test that leaves signals blocked would take them from all that follow, and from the processes they start."""
+    yield
+    if hasattr(signal, "pthread_sigmask"):
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+@pytest.fixture(autouse=True)
 def environment():
     """Lightning leaves ranks, ports and seeds in the environment, where the next test's processes would find them."""
     before = dict(os.environ)

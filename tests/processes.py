@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,11 +11,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended but has not been waited for does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return _state_and_parent(pid)[0] not in "ZX"
 
 
 def gone(pid: int, seconds: float = 3.0) -> bool:
@@ -26,10 +21,17 @@ def gone(pid: int, seconds: float = 3.0) -> bool:
     return not alive(pid)
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and alive(int(entry)):
-            parent = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1]
-            found += [int(entry)] if int(parent) == pid else []
-    return found
+def children(pid: int, *, ended: bool = False) -> list[int]:
+    """The processes that this one has started; with ``ended`` those too that nobody has waited for yet."""
+    others = {int(entry): _state_and_parent(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()}
+    return [other for other, (state, parent) in others.items() if parent == pid and (ended or state not in "ZX")]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """``X`` where there is no such process (any more)."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            state, parent, *_ = file.read().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "X", 0
+    return state, int(parent)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from videogn.data import read_frames
 from videogn.data.batches import ClipBatch, VideoBatch
@@ -262,11 +262,21 @@ def test_order_of_epochs_is_not_that_of_the_clips_generator():
     assert [video for _, video in sampler] != clip.permutation(50).tolist()
 
 
+class Threads(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _) -> int:
+        return torch.get_num_threads()
+
+
 def test_workers_use_one_thread():
+    """In a worker: what start_worker() does to a process lasts, such as signals that are left to its parent."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     try:
-        start_worker(0)
-        assert torch.get_num_threads() == 1
+        assert list(loader(Threads(), None, workers=1, collate=list)) == [[1]]
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
 

@@ -41,10 +41,11 @@ def table(folder):
 
 
 def scalars(folder):
-    """By name: (step, value) in the order of the files, as TensorBoard shows them."""
+    """By name: (step, value) by steps, as TensorBoard draws them. Files of one process and second have no order: their
+    names end in a count without leading zeros."""
     events = EventAccumulator(str(folder / "version_0"), size_guidance={"scalars": 0})
     events.Reload()
-    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    return {name: sorted((e.step, e.value) for e in events.Scalars(name)) for name in sorted(events.Tags()["scalars"])}
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def test_metrics_that_are_no_metrics(tmp_path, make):
     os.unlink(os.path.join(folder, "metrics.csv"))
     assert read_runs([folder])[0].curves == {}
     os.mkdir(os.path.join(folder, "metrics.csv"))
-    assert "cannot be read" in message(folder)
+    assert "expected a file of the run, found a folder" in message(folder)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 
 import pytest
 from html_pages import Page, assert_one_script_runs, assert_self_contained
@@ -71,13 +72,27 @@ def test_figures_of_a_study_are_pictures_in_the_page(tmp_path, capsys):
         ({"figures": [{"name": "../secret", "title": "a", "caption": "b"}]}, "expected the list `figures`"),
         ({"figures": [{"name": "/secret", "title": "a", "caption": "b"}]}, "expected the list `figures`"),
         ({"figures": [{"name": "gone", "title": "a", "caption": "b"}]}, "gone.svg: cannot be read"),
-        ({"figures": [{"name": "linked", "title": "a", "caption": "b"}]}, "found a link to"),
+        (
+            {"figures": [{"name": "linked", "title": "a", "caption": "b"}]},
+            "linked.svg: expected a file of the study, found",
+        ),
+        (
+            {"figures": [{"name": "pipe", "title": "a", "caption": "b"}]},
+            "pipe.svg: expected a file .* found a folder, pipe",
+        ),
+        ({"figures": [{"name": "large", "title": "a", "caption": "b"}]}, "large.svg: expected at most 32 MiB"),
+        ({"figures": [{"name": "error", "title": "a", "caption": "b"}] * 2}, "each of another name"),
+        ({"figures": [{"name": "\ud800", "title": "a", "caption": "b"}]}, r"\\ud800.svg: cannot be read"),
+        ({"figures": [{"name": "a\0b", "title": "a", "caption": "b"}]}, r"\\x00b.svg: cannot be read"),
     ],
 )
 def test_folders_that_are_refused(tmp_path, changes, message):
     (tmp_path / "secret.svg").write_text("secret")
     study = write_study(tmp_path / "study", **changes)
     (study / "linked.svg").symlink_to(tmp_path / "secret.svg")
+    os.mkfifo(study / "pipe.svg")
+    with open(study / "large.svg", "wb") as file:
+        file.truncate(1 << 40)
     with pytest.raises(UsageError, match=message):
         read_figures(str(study))
 
@@ -86,12 +101,21 @@ def test_what_is_no_study_and_what_is_no_run(tmp_path, capsys):
     run, study = make_run(tmp_path / "gn"), write_study(tmp_path / "study")
     assert main(["report", str(run), "--study", str(run)]) == 2
     assert "--study: expected a folder with study.json, found none in" in capsys.readouterr().err
-    (study / "study.json").write_text("{")
-    assert main(["report", str(run), "--study", str(study)]) == 2
-    assert "study.json: cannot be read" in capsys.readouterr().err
+    for text in ("{", "[" * 200_000):
+        (study / "study.json").write_text(text)
+        assert main(["report", str(run), "--study", str(study)]) == 2
+        assert "study.json: cannot be read" in capsys.readouterr().err
     assert main(["report", str(study)]) == 2
     assert "the folder of a study, whose page is study.html" in capsys.readouterr().err
     assert not (run / "report.html").exists()
+
+
+def test_a_pipe_in_the_place_of_curves_does_not_hang(tmp_path):
+    run = make_run(tmp_path / "gn")
+    os.unlink(run / "metrics.csv")
+    os.mkfifo(run / "metrics.csv")
+    with pytest.raises(UsageError, match=r"metrics.csv: expected a file of the run, found a folder, pipe or device"):
+        write_report([str(run)])
 
 
 def test_features_that_runs_logged(tmp_path):

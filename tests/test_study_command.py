@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from study_made import make_outcome
 
 from videogn.cli import main
-from videogn.study.environment import command_line
+from videogn.study.environment import command_line, environment
+from videogn.study.grid import Cell
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -102,6 +105,16 @@ def working(place):
 def test_a_command_is_told_without_places_of_this_machine():
     told = command_line(["-c", "/a/b/grid.yaml", "--data.root=/data/k400", "--folder", "runs/x", "--jobs=2"])
     assert told == "videogn study -c grid.yaml --data.root=k400 --folder runs/x --jobs=2"
+
+
+@pytest.mark.parametrize(
+    ("days", "told"), [((), ""), ((21,), "2026-11-21"), ((22, 20, 21), "2026-11-20 to 2026-11-22")]
+)
+def test_the_date_is_that_of_the_runs(days, told):
+    """Not of the last call, which may have had nothing to run."""
+    made = make_outcome(Cell({"norm": "bn"}, {}), 0, 20.0)
+    ends = [replace(made, training=replace(made.training, date=f"2026-11-{day}T23:59:01+00:00")) for day in days]
+    assert environment("videogn study", [*ends, made])["date"] == told
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,14 @@ def test_a_report_of_runs_of_a_study_names_them(tmp_path):
     assert [run.name for run in read_runs(folders)] == ["gn_4_seed0-1a2b3c4d", "gn_4_seed1-9f8e7d6c", "bn"]
     page = Path(write_report(folders, str(tmp_path / "report.html"), sheets=0)).read_text(encoding="utf-8")
     assert "gn_4_seed1-9f8e7d6c" in Page(page).texts
+
+
+def test_few_classes_have_no_top_5():
+    study = make_study({"norm": ["bn", "gn"]})
+    heads = ["top-5 / %", "clip top-5 / %"]
+    for classes, shown in ((6, heads), (5, [])):
+        cells = tuple(replace(cell, config={"model": {"num_classes": classes}}) for cell in study.cells)
+        few = replace(study, cells=cells)
+        parsed = Page(render(few, make_results(few, lambda values, seed: 20.0), [], [], MADE_WITH))
+        assert [text for text in parsed.texts if text in heads] == shown
+        assert "clip top-1 / %" in parsed.texts

@@ -172,6 +172,9 @@ def test_only_cells_that_choose_a_rate_are_listed_with_it():
     others = [replace(result, lr=0.003 if result.cell.values["norm"] == "gn" else 0.01) for result in others]
     assert bn.cell.text() == "bn, 8"
     assert "Chosen: 0.01 with SGD (bn, 8; brn, 8); 0.003 with SGD (gn, 8)." in markdown(study, [bn, *others])
+    cells = (*study.cells[:-1], replace(study.cells[-1], config={"model": {"recipe": {"optimizer": "adamw"}}}))
+    text = markdown(replace(study, cells=cells), [bn, *others])
+    assert f"; 0.003 with AdamW ({cells[-1].text()})." in text  # another optimiser is told, whoever chose the rate
 
 
 def test_shares_of_whole_videos_are_rounded_as_such():
@@ -195,10 +198,10 @@ def test_top_5_of_five_classes_is_left_out():
     text = markdown(five, make_results(five, errors))
     assert text.startswith("**Made-up results.** Top-1 accuracy per video in %.")
     assert rows(text)[1] == ["bn", "78.0 (76.0 to 80.0)"]
-    assert "Here: no top-5, which is 100 % with five classes or fewer." in text
+    assert "Here: the table has no top-5, which is 100 % with five classes or fewer." in text
     text = markdown(six, make_results(six, errors))
     assert "Top-1 / top-5" in text
-    assert "bn: no top-5" in text
+    assert "bn: the table has no top-5" in text
     assert rows(text)[1:] == [["bn", "78.0 (76.0 to 80.0)"], ["gn", "88.0 (86.0 to 90.0) / 98.0 (96.0 to 100.0)"]]
 
 

@@ -23,10 +23,10 @@ MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Line:
-    """One run's curve.
+    """One curve.
 
     Attributes:
-        run: number of the run, which chooses colour, marker and dash.
+        run: number of the run (or of the percentile, in a plot of one run), which chooses colour, marker and dash.
         x: where; increasing.
         y: values, nan where unknown.
         low: lower end of a band around ``y``, or None.

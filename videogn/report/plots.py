@@ -1,4 +1,4 @@
-"""The report's sections that are plots: training curves, accuracy against clips, calibration."""
+"""The report's sections that are plots: training curves, feature percentiles, accuracy against clips, calibration."""
 
 from __future__ import annotations
 
@@ -38,11 +38,9 @@ def training_curves(numbers: Numbers) -> str:
             absent.append(title.lower())
             continue
         shown = [Line(i, c.steps.tolist(), (factor * c.values).tolist()) for i, c in found]
-        longest = max(len(line.x) for line in shown)
-        means = f" Points are means of about {longest / MOST_POINTS:.0f} neighbours." if longest > MOST_POINTS else ""
         label = f"{title} against optimiser steps of {', '.join(runs[i].name for i, _ in found)}"
         svg = lines(f"curve{position}", label, shown, "optimiser steps", axis)
-        figures.append(figure(title, means, svg, _curve_table(runs, shown, title, axis, digits)))
+        figures.append(figure(title, _means(shown), svg, _curve_table(runs, shown, title, axis, digits)))
     without = [run.name for run in runs if not run.curves]
     notes = missing(f"No metrics.csv was found for {', '.join(without)}.") if without else ""
     if absent and figures:
@@ -66,7 +64,7 @@ def feature_percentiles(numbers: Numbers) -> str:
         label = f"Percentiles of features against optimiser steps of {run.name}"
         svg = lines(f"features{position}", label, shown, "optimiser steps", "features")
         head = ["step", *(f"percentile {p}" for p in found)]
-        figures.append(figure(run.name, "", svg, _table(head, shown, f"Features of {text(run.name)}", 3)))
+        figures.append(figure(run.name, _means(shown), svg, _table(head, shown, f"Features of {text(run.name)}", 3)))
     without = [run.name for run, found in logged if not found]
     notes = missing(f"Not logged by {', '.join(without)}.") if without else ""
     marks = legend([f"percentile {p}" for p in names])
@@ -78,6 +76,12 @@ def _curve(run: Run, name: str) -> Curve | None:
     matching = [c for c in sorted(run.curves) if c == name or (name.endswith("-") and c.startswith(name))]
     curve = run.curves[matching[0]] if matching else None
     return curve if curve is not None and np.isfinite(curve.values).any() else None
+
+
+def _means(shown: Sequence[Line]) -> str:
+    """What has to be said of curves that are too long to be drawn point by point."""
+    longest = max(len(line.x) for line in shown)
+    return f" Points are means of about {longest / MOST_POINTS:.0f} neighbours." if longest > MOST_POINTS else ""
 
 
 def _curve_table(runs: Sequence[Run], shown: Sequence[Line], title: str, axis: str, digits: int) -> str:

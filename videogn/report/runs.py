@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from videogn.errors import UsageError
 from videogn.report.curves import METRICS_FILE, Curve, read_curves
+from videogn.report.folders import check_file
 from videogn.report.naming import described, distinguished
 from videogn.report.records import MAKE, has_evaluation, read_evaluation, read_training
 from videogn.report.studies import STUDY_FILE
@@ -111,7 +112,7 @@ def _version(given: str) -> str:
     if os.path.isfile(os.path.join(given, STUDY_FILE)):
         message = (
             f"{given}: the folder of a study, whose page is study.html in it. Name runs, such as those below `cells` "
-            f"beside it, and the study as --study {given} to show its figures with them."
+            f"in the study's --folder, and the study as --study {given} to show its figures with them."
         )
     raise UsageError(message)
 
@@ -135,10 +136,10 @@ def _is_run(folder: str) -> bool:
 
 
 def _read(given: str, folder: str) -> Run:
-    _refuse_links(folder)
+    _check_files(folder)
     evaluation, clip, class_names, results = read_evaluation(folder)
     trained_in = _trained_in(folder, evaluation)
-    _refuse_links(trained_in)
+    _check_files(trained_in)
     norm = evaluation.architecture.get("norm")
     return Run(
         name="",
@@ -156,12 +157,9 @@ def _read(given: str, folder: str) -> Run:
     )
 
 
-def _refuse_links(folder: str) -> None:
-    """A folder from someone else may hold links to files of this machine, whose content would get into the report."""
+def _check_files(folder: str) -> None:
     for name in (EVALUATION_FILE, PREDICTIONS_FILE, TRAINING_FILE, METRICS_FILE):
-        path = os.path.join(folder, name)
-        if os.path.islink(path):
-            raise UsageError(f"{path}: expected a file of the run, found a link to {os.readlink(path)}; copy the file")
+        check_file(os.path.join(folder, name), "run")
 
 
 def _trained_in(folder: str, evaluation: Evaluation) -> str:

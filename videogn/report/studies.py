@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from videogn.errors import UsageError
-from videogn.report.markup import missing, text
+from videogn.report.folders import check_file
+from videogn.report.markup import missing, plain, text
 
 STUDY_FILE = "study.json"
-MAKE = "the study's command writes it anew into FOLDER/NAME, or where its --output says"
+_MAKE = "`videogn study` writes it into runs/study/NAME, or where its --output says"
+_MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,24 @@ class StudyFigures:
 def read_figures(folder: str) -> StudyFigures:
     """The figures that ``study.json`` in a study's output folder names.
 
-    The folder may come from anyone: only files in it are opened, no links, and pages show the pictures as pictures, in
+    The folder may come from anyone: only files in it are opened, each once, and pages show the pictures as pictures, in
     which no script runs.
 
     Raises:
-        UsageError: no such file, a damaged one, or a figure that is not there.
+        UsageError: no such file, a damaged one, or a figure that is not there; more than 32 MiB in one of them.
     """
     path = os.path.join(folder, STUDY_FILE)
     if not os.path.isfile(path):
-        raise UsageError(f"--study: expected a folder with {STUDY_FILE}, found none in {folder}; {MAKE}")
+        raise UsageError(f"--study: expected a folder with {STUDY_FILE}, found none in {folder}; {_MAKE}")
+    content = _content(path)
     try:
-        found = json.loads(_content(path))
-    except ValueError as error:
-        raise UsageError(f"{path}: cannot be read ({error}); {MAKE}") from error
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); {_MAKE}") from error
     figures = found.get("figures") if isinstance(found, dict) else None
-    if not isinstance(figures, list) or not all(map(_is_figure, figures)):
-        raise UsageError(f"{path}: expected the list `figures` in it; {MAKE}")
+    names = [one["name"] for one in figures if _is_figure(one)] if isinstance(figures, list) else []
+    if not isinstance(figures, list) or len(set(names)) < len(figures):
+        raise UsageError(f"{path}: expected the list `figures` in it, each of another name; {_MAKE}")
     about = [str(found[name]) for name in ("command", "date", "cpu") if found.get(name)]
     return StudyFigures(
         str(found.get("title") or os.path.basename(os.path.abspath(folder))),
@@ -79,19 +83,23 @@ def read_figures(folder: str) -> StudyFigures:
 def _is_figure(one: Any) -> bool:
     if not isinstance(one, Mapping) or not all(isinstance(one.get(key), str) for key in ("name", "title", "caption")):
         return False
-    return bool(one["name"]) and "\0" not in one["name"] and os.path.basename(one["name"]) == one["name"]
+    return bool(one["name"]) and os.path.basename(one["name"]) == one["name"]
 
 
 def _content(path: str) -> bytes:
-    if os.path.islink(path):
-        raise UsageError(f"{path}: expected a file of the study, found a link to {os.readlink(path)}; copy the file")
     try:
+        check_file(path, "study")
         with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
+            content = file.read(_MOST_BYTES + 1)
+    except UsageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror or error}); run the study's command again"
+            f"{plain(path)}: cannot be read ({getattr(error, 'strerror', None) or error}); {_MAKE}"
         ) from error
+    if len(content) > _MOST_BYTES:
+        raise UsageError(f"{path}: expected at most {_MOST_BYTES >> 20} MiB, found more; {_MAKE}")
+    return content
 
 
 def study_figures(study: StudyFigures) -> str:

@@ -30,7 +30,7 @@ def _top5(study: Study) -> list[str]:
     if not without:
         return []
     where = "Here" if len(without) == len(study.cells) else "; ".join(without)
-    return [f"{where}: no top-5, which is 100 % with five classes or fewer."]
+    return [f"{where}: the table has no top-5, which is 100 % with five classes or fewer."]
 
 
 def sources(study: Study) -> dict[str, int]:
@@ -51,8 +51,10 @@ def _seeds(study: Study) -> str:
 def _learning_rates(study: Study, results: Sequence[CellResult]) -> str:
     rates = {tuple(result.cell.values.items()): result.lr for result in results}
     rules: dict[str, list[str]] = {}
-    for cell in (cell for cell in study.cells if deciding_cell(study, cell) is cell):
-        lr = rates.get(tuple(cell.values.items()))
+    for cell in study.cells:
+        lr, deciding = rates.get(tuple(cell.values.items())), deciding_cell(study, cell)
+        if cell is not deciding and _rule(cell, lr) == _rule(deciding, lr):
+            continue
         open_yet = study.rates is not None and lr not in study.rates.values
         rules.setdefault("not yet" if open_yet else _rule(cell, lr), []).append(cell.text())
     used = "; ".join(rule if len(rules) == 1 else f"{rule} ({'; '.join(cells)})" for rule, cells in rules.items())

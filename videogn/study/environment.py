@@ -8,7 +8,6 @@ import platform
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +29,14 @@ def environment(command: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
     Args:
         command: as the user typed it.
-        outcomes: of the runs that are done; their devices, versions and times are taken, not this process's.
+        outcomes: of the runs that are done; their dates, devices, versions and times are taken, not this process's.
     """
     taken = [outcome for outcome in outcomes if outcome.training is not None]
+    dates = sorted(o.training.date[:10] for o in taken if o.training and o.training.date)
     versions = {f"{name} {of}" for o in taken for name, of in (o.training.versions if o.training else {}).items()}
     return {
         "command": command,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
         "cpu": cpu_name(),
         "cores": available_cores(),
         "devices": sorted({o.training.device for o in taken if o.training}),

@@ -74,7 +74,7 @@ class CellResult:
 
 
 def percent(share: float) -> float:
-    """Equal for equal counts of videos, whatever is subtracted from it: 0.6375 is 63.75, not 63.74999999999999."""
+    """Without the last bits of the multiplication: 0.6375 is 63.75, not 63.74999999999999."""
     return round(100.0 * share, 9)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from videogn.data.files import cannot_write, write_atomically
 from videogn.report.markup import NONE, Cell, figure, missing, number, percent, plural, table, text, value
 from videogn.report.shell import shell, written
-from videogn.study.captions import captions
+from videogn.study.captions import captions, has_top5
 from videogn.study.claims import ClaimResult, claims_rows, explained
 from videogn.study.figures import StudyFigure
 from videogn.study.grid import Study
@@ -146,8 +146,8 @@ def _runs(study: Study, results: Sequence[CellResult]) -> str:
     left = missing(f"Runs that are not finished: {listed(fewer)}.") if fewer else ""
     if not rows:
         return left
-    scores = ("top-1 / %", "top-5 / %", "clip top-1 / %", "clip top-5 / %", "loss / nats")
-    head = ["run", *map(words, study.axes), "seed", "learning rate", "clips seen", *scores, "minutes", "folder"]
+    head = ["run", *map(words, study.axes), "seed", "learning rate", "clips seen"]
+    head += [f"{title} / %" for title in _scores(study)] + ["loss / nats", "minutes", "folder"]
     caption = "Finished runs: the last validation of each"
     return table(list(map(text, head)), rows, caption, identifier="all-runs", sortable=True, tall=len(rows) > 20) + left
 
@@ -155,7 +155,7 @@ def _runs(study: Study, results: Sequence[CellResult]) -> str:
 def _run(study: Study, outcome: Outcome) -> list[Cell | str]:
     run = outcome.run
     clips = outcome.training.clips if outcome.training else None
-    scores = (outcome.scores.get(name) for name in ("top1", "top5", "clip_top1", "clip_top5"))
+    scores = (outcome.scores.get(name) for name in _scores(study).values())
     loss = outcome.scores.get("loss")
     return [
         text(run.text),
@@ -168,6 +168,13 @@ def _run(study: Study, outcome: Outcome) -> list[Cell | str]:
         value(number(outcome.seconds / 60, 1), outcome.seconds),
         f'<span class="path">{text(run.folder.name)}</span>',
     ]
+
+
+def _scores(study: Study) -> dict[str, str]:
+    """Titles and names of the accuracies."""
+    names = {"top-1": "top1", "top-5": "top5", "clip top-1": "clip_top1", "clip top-5": "clip_top5"}
+    top5 = any(map(has_top5, study.cells))
+    return {title: name for title, name in names.items() if top5 or "5" not in name}
 
 
 def _axis(of: str) -> Cell | str:

@@ -48,7 +48,8 @@ class PacketReader:
         progress: called for every packet of the list as it is made.
 
     Attributes:
-        container, stream: FFmpeg's, as PyAV gives them; others after :meth:`reopen`.
+        container, stream: FFmpeg's, as PyAV gives them; others after :meth:`all`, and after a :meth:`start_at` that
+            could not seek.
         listed: the packets in decode order.
 
     Raises:
@@ -73,14 +74,10 @@ class PacketReader:
         self._end_demux()
         self.container.close()
 
-    def reopen(self) -> None:
-        """Begins again with a decoder that has seen nothing."""
+    def all(self) -> Iterator[Packet]:
+        """Every packet, of a file that is opened anew (its decoder has seen nothing), and an empty one at the end."""
         self.close()
         self.container, self.stream = open_video(self._path, self._limits)
-
-    def all(self) -> Iterator[Packet]:
-        """Every packet, of a file that is opened anew, and an empty one at the end."""
-        self.reopen()
         return self._demux()
 
     def start_at(self, start: int) -> Iterator[tuple[int, Packet]]:
