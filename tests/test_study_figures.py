@@ -29,7 +29,7 @@ from videogn.study import drawings
 from videogn.study.figures import write_figures
 from videogn.study.grid import Reported
 from videogn.study.outcomes import CellResult
-from videogn.study.series import curve_panels, error_series, feature_panels, ordered, pairs
+from videogn.study.series import curve_panels, error_series, ordered, pairs
 from videogn.study.table import markdown
 
 EVIL = "<script>alert('1')</script> & \"$x^2$\" \x00 \\frac"
@@ -111,17 +111,6 @@ def test_numbers_fall_and_names_stay_in_order():
     study = make_study({"norm": ["gn", "bn"], "batch_size": ["1", "16", "4"]})
     assert ordered(study, "batch_size") == ["16", "4", "1"]
     assert ordered(study, "norm") == ["gn", "bn"]
-
-
-def test_features_are_of_the_first_seed(study, results, drawing):
-    panels = feature_panels(study, [CellResult(r.cell, r.lr, r.outcomes[::-1], 0) for r in results])
-    plots = drawings.features(panels[:3]).axes
-    assert [plot.get_title() for plot in plots] == ["bn, 8", "bn, 4", "bn, 2"]
-    curves = outcomes(results, norm="bn", batch_size="8")[0].curves
-    for line, p in zip(plots[0].get_lines(), (99, 80, 20, 1), strict=True):
-        assert line.get_xdata().tolist() == curves[f"features/p{p:02d}"].steps.tolist()
-        assert line.get_ydata().tolist() == curves[f"features/p{p:02d}"].values.tolist()
-    assert len({plot.get_ylim() for plot in plots}) == 1
 
 
 def test_a_published_result_without_runs_is_left_out(tmp_path):
@@ -254,14 +243,6 @@ def test_further_axes_have_figures_of_their_own(tmp_path):
     assert [figure.name for figure in found] == ["curves_50", "error_50", "curves_101", "error_101"]
     assert found[3].title == "Error against clips per batch (depth: 101)"
     assert found[3].rows == (("8", "12.1", "12.1"), ("2", "12.1", "12.1"))
-
-
-def test_panels_of_features_are_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr("videogn.study.figures.MOST_PANELS", 2)
-    study = make_study({"norm": ["bn", "gn", "ln"]}, seeds=[0])
-    shown = write_figures(study, make_results(study, lambda values, seed: 20.0, features=(50,)), tmp_path)[-1]
-    assert "The first 2 of 3 cells" in shown.caption
-    assert list(dict.fromkeys(row[0] for row in shown.rows)) == ["bn", "gn"]
 
 
 def test_hostile_names_are_text(tmp_path):
