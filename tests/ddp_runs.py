@@ -1,38 +1,15 @@
-"""Groups of processes for tests: the command line as a user starts it, or a function of this file on every rank.
+"""Groups of processes for tests: functions of this file on every rank."""
 
-Whatever happens, no process outlives its test: each group has a session of its own, which is killed as a whole.
-"""
-
-import contextlib
 import copy
 import hashlib
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 
-TIMEOUT = 600
-
-
-def command_line(*arguments, script=("-m", "videogn"), timeout=TIMEOUT, **variables):
-    """Exit code and output of a command, which may start processes of its own."""
-    environment = _clean_environment() | {name: str(value) for name, value in variables.items()}
-    command = [sys.executable, *map(str, script), *map(str, arguments)]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        output = f"still running after {timeout} s:\n{process.communicate()[0]}"
-    finally:
-        _kill(process)
-    return process.returncode, output
+from commands import TIMEOUT, command_line
 
 
 def groups(folder, calls, timeout=TIMEOUT, launcher=()):
@@ -53,19 +30,6 @@ def groups(folder, calls, timeout=TIMEOUT, launcher=()):
     logs = "\n".join(f"{log.name}\n{log.read_text()[-2000:]}" for log in sorted(folder.glob("*.log")))
     assert code == 0, f"{output}\n{logs}"
     return {world: [json.loads((folder / f"{world}-{r}.json").read_text()) for r in range(world)] for world in calls}
-
-
-def _clean_environment():
-    """One thread per process, and nothing that an earlier run of this process left about its ranks."""
-    left = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "PL_GLOBAL_SEED")
-    return {name: value for name, value in os.environ.items() if name not in left} | {"OMP_NUM_THREADS": "1"}
-
-
-def _kill(process):
-    """The process and what it started; its group has its number."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 # -- on every rank -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from ddp_runs import command_line
+from commands import command_line
 
 LIMIT = 120
 

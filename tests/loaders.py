@@ -34,7 +34,7 @@ def eval_loader(index: VideoIndex, workers: int, timeout: float | None = 30.0, *
     return loader(data, EvalSampler(len(index)), VideoBatch.collate, workers, 2, **options)
 
 
-def loader(data: Dataset, sampler: Sampler, collate, workers: int, batch: int, **options) -> TimedLoader:
+def loader(data: Dataset, sampler: Sampler | None, collate, workers: int, batch: int, **options) -> TimedLoader:
     return TimedLoader(
         data,
         batch,

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from loaders import loader
+from torch.utils.data import Dataset
 
 from videogn.data import read_frames
 from videogn.data.batches import ClipBatch, VideoBatch
 from videogn.data.dataset import MAX_TRIES, EvalVideos, TrainClips
 from videogn.data.demo import MOTIONS, DemoSpec, generate_demo
 from videogn.data.index import VideoIndex
-from videogn.data.loader import start_worker
 from videogn.data.samplers import MASKED, EvalSampler, TrainSampler
 from videogn.data.sampling import eval_indices, train_indices
 from videogn.data.transforms import eval_crops, eval_view, train_view
@@ -53,21 +53,9 @@ def damaged(index, tmp_path) -> VideoIndex:
     return VideoIndex.build(index.root, paths, [0] * 5 + index.labels.tolist(), index.class_names)
 
 
-def loader(data, sampler, workers: int, collate, batch_size: int = 4) -> DataLoader:
-    return DataLoader(
-        data,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
-    )
-
-
 def epochs(index: VideoIndex, workers: int, count: int = 2, seed: int = 3) -> list[list[ClipBatch]]:
     sampler = TrainSampler(len(index), batch_size=4, seed=seed)
-    batches = loader(TrainClips(index, CLIP, seed), sampler, workers, ClipBatch.collate)
+    batches = loader(TrainClips(index, CLIP, seed), sampler, ClipBatch.collate, workers, 4)
     out = []
     for epoch in range(count):
         sampler.set_epoch(epoch)
@@ -140,7 +128,7 @@ def test_bad_videos_are_replaced_and_named(damaged):
 def test_replacement_is_the_same_in_workers(damaged):
     def run(workers: int) -> list[ClipBatch]:
         sampler = TrainSampler(len(damaged), 7, seed=2)
-        return list(loader(TrainClips(damaged, CLIP, 2), sampler, workers, ClipBatch.collate, 7))
+        return list(loader(TrainClips(damaged, CLIP, 2), sampler, ClipBatch.collate, workers, 7))
 
     alone, shared = run(0), run(2)
     assert sum(len(batch.replaced) for batch in alone) >= 4
@@ -183,7 +171,7 @@ def test_an_evaluation_video(index):
 
 def test_bad_videos_are_reported_not_dropped(damaged):
     data = EvalVideos(damaged, CLIP)
-    batches = list(loader(data, EvalSampler(len(data)), 2, VideoBatch.collate))
+    batches = list(loader(data, EvalSampler(len(data)), VideoBatch.collate, 2, 4))
     videos = [video for batch in batches for video in batch.videos]
     assert [video.video for video in videos] == list(range(29))
     for video in videos[:5]:
@@ -275,7 +263,7 @@ def test_workers_use_one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert list(loader(Threads(), None, workers=1, collate=list)) == [[1]]
+        assert list(loader(Threads(), None, list, workers=1, batch=1)) == [[1]]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from ddp_runs import command_line, groups, run_commands
+from commands import command_line
+from ddp_runs import groups, run_commands
 from runs import metrics, run
 
 from videogn.checkpoint import description, write_weights

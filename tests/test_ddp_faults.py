@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_runs import _clean_environment, command_line
+from commands import clean_environment, command_line
 from fault_runs import scenarios
 
 pytestmark = pytest.mark.slow  # processes that are started once for most tests of this file, in more than ten seconds
@@ -163,7 +163,7 @@ def test_the_recipe_of_torchrun_goes_on_after_a_kill(tiny_config, found, tmp_pat
     """Rank 1 is killed when the first checkpoint is there; torchrun starts both again. Then torchrun itself is killed,
     and nothing is left."""
     mark = f"MARK={tmp_path}"
-    environment = _clean_environment() | {"PROCESSES": "2", "MARK": str(tmp_path)}
+    environment = clean_environment() | {"PROCESSES": "2", "MARK": str(tmp_path)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     command = [RECIPES / "torchrun.sh", "-c", tiny_config, *OPTIONS, "--resume.every_n_steps", "1"]
 
@@ -228,7 +228,7 @@ def test_the_recipe_of_slurm_queues_the_job_again(tiny_config, found, tmp_path):
 
     def start():
         log = open(tmp_path / "log", "a")  # noqa: SIM115
-        environment = _clean_environment() | variables | {"PATH": path}
+        environment = clean_environment() | variables | {"PATH": path}
         arguments = [*map(str, command), "--resume.every_n_steps", "1"]
         return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, start_new_session=True)
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from ddp_runs import command_line, fingerprint, groups, train_curves
+from commands import command_line
+from ddp_runs import fingerprint, groups, train_curves
 from runs import write_trained_bn
 
 from videogn.data.demo import DemoSpec, generate_demo

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_runs import command_line
+from commands import command_line
 from runs import run
 
 from videogn.callbacks.journal import other_journals

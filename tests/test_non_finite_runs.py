@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_runs import command_line
+from commands import command_line
 from runs import metrics, run
 from test_non_finite import Fault
 

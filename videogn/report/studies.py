@@ -87,12 +87,10 @@ def _is_figure(one: Any) -> bool:
 
 
 def _content(path: str) -> bytes:
+    check_file(path, "study")
     try:
-        check_file(path, "study")
         with open(path, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
-    except UsageError:
-        raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UsageError(
             f"{plain(path)}: cannot be read ({getattr(error, 'strerror', None) or error}); {_MAKE}"
